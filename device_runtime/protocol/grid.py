@@ -1,0 +1,64 @@
+"""The table of doubles whose indices stand for probabilities on the wire.
+
+Level 0 is 0.0 and the last level is 1.0; between them stand all doubles in [2^-num_octaves, 1) whose
+mantissa has `mantissa_bits` bits. Rounding is integer arithmetic on the bits of a double, so both
+ends agree exactly on every machine: no exp2, no log2. Neighbours differ by a factor of at most
+1 + 2^-mantissa_bits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from device_runtime.protocol.law import Floats
+
+Indices = NDArray[np.int64]
+
+_MANTISSA_BITS = 52
+_BIAS = 1023
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A table of 2 + num_octaves · 2^mantissa_bits levels."""
+
+    mantissa_bits: int
+    num_octaves: int
+
+    @property
+    def num_levels(self) -> int:
+        return 2 + (self.num_octaves << self.mantissa_bits)
+
+    @property
+    def index_bits(self) -> int:
+        """Bits that hold any index."""
+        return (self.num_levels - 1).bit_length()
+
+    @property
+    def _offset(self) -> int:
+        # The truncated bits of 2^-num_octaves, the smallest level above 0, map to index 1.
+        return ((_BIAS - self.num_octaves) << self.mantissa_bits) - 1
+
+    def floor(self, values: Floats) -> Indices:
+        """Index of the largest level ≤ each value in [0, 1]."""
+        bits = np.ascontiguousarray(values, np.float64).view(np.int64)
+        index = (bits >> (_MANTISSA_BITS - self.mantissa_bits)) - self._offset
+        return np.maximum(index, 0)
+
+    def ceil(self, values: Floats) -> Indices:
+        """Index of the smallest level ≥ each value in [0, 1]."""
+        below = self.floor(values)
+        return np.where(self.level(below) < values, below + 1, below)
+
+    def level(self, indices: Indices) -> Floats:
+        """The doubles at the indices."""
+        indices = np.asarray(indices, np.int64)
+        bits = (indices + self._offset) << (_MANTISSA_BITS - self.mantissa_bits)
+        return np.where(indices == 0, 0.0, bits.view(np.float64))
+
+
+GRID = Grid(mantissa_bits=6, num_octaves=31)
+"""The grid of this protocol version: 11-bit indices, steps of 0.8 to 1.6 %, smallest level 2^-31."""

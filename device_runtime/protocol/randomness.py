@@ -1,0 +1,151 @@
+"""Where random decisions come from.
+
+Schemes never see uniforms: they ask `Coins` to flip, draw or choose. That lets a test enumerate every
+decision with its exact chance. The edge's coins are keyed, so that a round judged again gives the
+same verdict; the device's coins come from a source that shares nothing with the generation's seed.
+
+The keyed generator is SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) used as a counter: the words of
+the key are absorbed one by one, then value i is mix(key + (i + 1)·γ). Integers only, so numpy and
+torch give identical bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import IntEnum
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from device_runtime.protocol.grid import Grid
+from device_runtime.protocol.law import Floats, Ids, Law
+
+GOLDEN_GAMMA = 0x9E3779B97F4A7C15
+MIX_1 = 0xBF58476D1CE4E5B9
+MIX_2 = 0x94D049BB133111EB
+_WORD = (1 << 64) - 1
+
+
+class Purpose(IntEnum):
+    """What a keyed stream of uniforms decides."""
+
+    ACCEPT = 1
+    NEXT_TOKEN = 2
+    DRAW = 3
+    UNCONDITIONAL = 4
+    RESIDUAL = 5
+    SHARED_NOISE = 6
+
+
+def stream_key(*words: int) -> int:
+    """One 64-bit key of a stream from the words that name it."""
+    key = 0
+    for word in words:
+        key = _mix(((key ^ (word & _WORD)) + GOLDEN_GAMMA) & _WORD)
+    return key
+
+
+def _mix(z: int) -> int:
+    z = ((z ^ (z >> 30)) * MIX_1) & _WORD
+    z = ((z ^ (z >> 27)) * MIX_2) & _WORD
+    return z ^ (z >> 31)
+
+
+def stream_bits(key: int, counters: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """64 bits (n,) at the counters (n,) of the stream."""
+    z = np.uint64(key) + (counters.astype(np.uint64) + np.uint64(1)) * np.uint64(GOLDEN_GAMMA)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(MIX_1)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(MIX_2)
+    result: NDArray[np.uint64] = z ^ (z >> np.uint64(31))
+    return result
+
+
+def stream_uniforms(key: int, counters: NDArray[np.int64]) -> Floats:
+    """Uniforms (n,) in [0, 1) with 53 bits at the counters (n,) of the stream."""
+    return (stream_bits(key, counters) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+class Coins(Protocol):
+    """Independent random decisions."""
+
+    def flip(self, chances: Floats) -> NDArray[np.bool_]:
+        """True (n,) with the chances (n,)."""
+        ...
+
+    def draw(self, law: Law, count: int) -> Ids:
+        """Independent ids (count,) from the law."""
+        ...
+
+    def choose(self, count: int) -> int:
+        """One of 0 … count − 1, all equally likely."""
+        ...
+
+    def scaled(self, value: float, grid: Grid) -> int:
+        """Index of u · value rounded up to the grid, u ~ U(0, 1)."""
+        ...
+
+
+class UniformCoins:
+    """Coins from a source of uniforms in [0, 1): `source(n)` gives the next n of them."""
+
+    def __init__(self, source: Callable[[int], Floats]) -> None:
+        self._source = source
+
+    def flip(self, chances: Floats) -> NDArray[np.bool_]:
+        flipped: NDArray[np.bool_] = self._source(len(chances)) < chances
+        return flipped
+
+    def draw(self, law: Law, count: int) -> Ids:
+        return law.draw(self._source(count))
+
+    def choose(self, count: int) -> int:
+        return int(self._source(1)[0] * count)
+
+    def scaled(self, value: float, grid: Grid) -> int:
+        # 1 − u is in (0, 1]: u · value = 0 would be accepted even where p is 0.
+        return int(grid.ceil((1.0 - self._source(1)) * value)[0])
+
+
+Streams = Callable[[Purpose, int], Coins]
+"""(purpose, index of the first value) → the edge's coins for one position of one round."""
+
+
+def keyed_coins(key: int, first: int = 0) -> UniformCoins:
+    """Coins that read the stream `key` from value `first` on."""
+    position = first
+
+    def source(count: int) -> Floats:
+        nonlocal position
+        counters = np.arange(position, position + count)
+        position += count
+        return stream_uniforms(key, counters)
+
+    return UniformCoins(source)
+
+
+def edge_streams(seed: int, epoch: int, round_number: int, position: int) -> Streams:
+    """The edge's coins at an absolute position, keyed by (seed, epoch, round, position, purpose)."""
+
+    def stream(purpose: Purpose, first: int) -> Coins:
+        key = stream_key(seed, epoch, round_number, position, purpose)
+        return keyed_coins(key, first)
+
+    return stream
+
+
+def device_coins(seed: int | None = None) -> UniformCoins:
+    """The device's own coins; fresh entropy from the system unless a test gives a seed."""
+    return UniformCoins(np.random.Generator(np.random.Philox(seed)).random)
+
+
+def shared_gumbel(seed: int, position: int, ids: Ids) -> Floats:
+    """Gumbel noise (n,) of the ids at an absolute position: the same on both ends.
+
+    Bits are keyed by (seed, position, id); 53 of them, because 24 tie at 150,000 tokens.
+    """
+    key = stream_key(seed, position, Purpose.SHARED_NOISE)
+    bits = stream_bits(key, ids) >> np.uint64(11)
+    uniforms = (bits.astype(np.float64) + 0.5) * 2.0**-53
+    noise: Floats = -np.log(-np.log(uniforms))
+    return noise

@@ -1,0 +1,58 @@
+"""The numbers of the demo pair: two Llama-shaped models over one vocabulary, and how long they train."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from transformers import LlamaConfig
+
+VOCAB_SIZE = 8192
+CONTEXT_LEN = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """A stretch of training with one shape of batch; share is a fraction of all steps."""
+
+    share: float
+    batch_size: int
+    window_len: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """One model and its training."""
+
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    intermediate_size: int
+    num_steps: int
+    learning_rate: float
+    weight_decay: float = 0.1
+    warmup_steps: int = 60
+    # Most steps on short windows are cheaper; the last ones teach positions up to CONTEXT_LEN.
+    phases: tuple[Phase, ...] = field(default=(Phase(0.85, 16, 512), Phase(0.15, 8, 1024)))
+
+    def config(self) -> LlamaConfig:
+        """The architecture as transformers reads it."""
+        return LlamaConfig(
+            vocab_size=VOCAB_SIZE,
+            hidden_size=self.hidden_size,
+            num_hidden_layers=self.num_layers,
+            num_attention_heads=self.num_heads,
+            num_key_value_heads=self.num_kv_heads,
+            intermediate_size=self.intermediate_size,
+            max_position_embeddings=CONTEXT_LEN,
+            tie_word_embeddings=True,
+            bos_token_id=0,
+            eos_token_id=0,
+        )
+
+
+LLM = Recipe(320, 6, 5, 5, 896, num_steps=1400, learning_rate=5e-3)
+SLM = Recipe(128, 2, 4, 2, 352, num_steps=1500, learning_rate=6e-3)
+
+DISTILL_WEIGHT = 0.9
+"""Weight of KL(LLM ‖ SLM) in the SLM's loss; the rest is cross-entropy on the text."""
