@@ -68,6 +68,10 @@ class RemoteError(ProtocolError):
 class RefusedError(ProtocolError):
     """The other side refused what this side sent, with this code."""
 
+    def __init__(self, code: ErrorCode, retry_after_s: float = 0.0) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(code, f"retry in {retry_after_s:.1f} s" if retry_after_s else "")
+
 
 class BundleError(TandemError, ValueError):
     """A bundle folder is incomplete, altered, or of another version."""

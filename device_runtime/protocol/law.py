@@ -6,6 +6,7 @@ implementation (device, tests, simulator); the edge has one on torch with the sa
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 
 Ids = NDArray[np.int64]
 Floats = NDArray[np.float64]
+
+_BLOCK = 64
 
 
 class Law(Protocol):
@@ -32,42 +35,91 @@ class Law(Protocol):
 
 
 class ArrayLaw:
-    """A law as two arrays: ids (n,), ascending, and their probabilities (n,), positive."""
+    """A law as two arrays: ids (n,), ascending, and their probabilities (n,), positive.
 
-    __slots__ = ("_cdf", "ids", "probs")
+    Both arrays are read only. A law over all ids of a vocabulary costs no search: the position of
+    an id is a difference. What only some callers need (`probs`, the CDF) is computed when asked.
+    """
+
+    __slots__ = ("_block_cdf", "_cdf", "_mass", "_probs", "_weights", "ids")
 
     def __init__(self, ids: Ids, weights: Floats) -> None:
-        """weights (n,) ≥ 0, not all 0; they are normalised and zeros are dropped."""
-        positive = weights > 0
-        if not positive.all():
+        """weights (n,) ≥ 0, not all 0; they are normalised and zeros are dropped.
+
+        The law keeps the arrays that it is given: the caller must not write to them any more.
+        """
+        if weights.min() <= 0:
+            positive = np.flatnonzero(weights > 0)
             ids, weights = ids[positive], weights[positive]
         self.ids = ids
-        self.probs = weights / weights.sum()
+        self._weights = weights
+        self._mass = float(weights.sum())
+        self._probs: Floats | None = None
         self._cdf: Floats | None = None
+        self._block_cdf: Floats | None = None
 
     @classmethod
     def dense(cls, weights: Floats) -> ArrayLaw:
         """weights (vocab,): one per id from 0."""
-        return cls(np.arange(len(weights), dtype=np.int64), weights)
+        return cls(_all_ids(len(weights)), weights)
 
     @classmethod
     def one_hot(cls, token_id: int) -> ArrayLaw:
         """All mass on one id: greedy decoding."""
         return cls(np.array([token_id], np.int64), np.ones(1))
 
+    @property
+    def probs(self) -> Floats:
+        """The probabilities (n,) of `ids`."""
+        if self._probs is None:
+            self._probs = self._weights / self._mass
+            self._probs.setflags(write=False)
+        return self._probs
+
     def prob(self, ids: Ids) -> Floats:
-        at = np.minimum(np.searchsorted(self.ids, ids), len(self.ids) - 1)
-        return np.where(self.ids[at] == ids, self.probs[at], 0.0)
+        if ids is self.ids:
+            return self.probs
+        first, num_ids = self.ids[0], len(self.ids)
+        if self.ids[-1] - first == num_ids - 1:  # a run without gaps
+            at = ids - first
+            known = (at >= 0) & (at < num_ids)
+        else:
+            at = np.searchsorted(self.ids, ids)
+            known = self.ids.take(at, mode="clip") == ids
+        return np.where(known, self._weights.take(at, mode="clip") / self._mass, 0.0)
 
     def draw(self, uniforms: Floats) -> Ids:
+        if self._cdf is None and len(uniforms) < len(self.ids) // 1024:
+            return self.ids[self._positions_by_block(uniforms)]
         if self._cdf is None:
-            self._cdf = np.cumsum(self.probs)
+            self._cdf = np.cumsum(self._weights)
         # Scaled by the last sum, so that rounding cannot push a draw past the end.
         at = np.searchsorted(self._cdf, uniforms * self._cdf[-1], side="right")
         return self.ids[np.minimum(at, len(self.ids) - 1)]
 
+    def _positions_by_block(self, uniforms: Floats) -> Ids:
+        """The same search in two steps: a few draws do not pay for the sums of all ids."""
+        if self._block_cdf is None:
+            starts = np.arange(0, len(self._weights), _BLOCK)
+            self._block_cdf = np.cumsum(np.add.reduceat(self._weights, starts))
+        goals = uniforms * self._block_cdf[-1]
+        blocks = np.searchsorted(self._block_cdf, goals, side="right")
+        rest = goals - np.where(blocks > 0, self._block_cdf[blocks - 1], 0.0)
+        at = (blocks * _BLOCK)[:, None] + np.arange(_BLOCK)  # (n, _BLOCK)
+        sums = np.cumsum(self._weights.take(at, mode="clip"), axis=1)
+        # Rounding may give one position too many: the next id has positive probability too.
+        at = at[:, 0] + (sums <= rest[:, None]).sum(axis=1)
+        return np.minimum(at, len(self._weights) - 1)
+
     def support(self) -> Ids:
         return self.ids
+
+
+@lru_cache(maxsize=8)
+def _all_ids(num_ids: int) -> Ids:
+    ids = np.arange(num_ids, dtype=np.int64)
+    ids.setflags(write=False)
+    return ids
 
 
 def prob_of(law: Law, token_id: int) -> float:

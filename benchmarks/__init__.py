@@ -1,0 +1,1 @@
+"""Measurements and the demo; they run from a checkout."""

@@ -1,0 +1,266 @@
+"""The device's half of a session: the committed tokens, the numbers of rounds, messages in and out.
+
+No I/O: each method gives the bytes to send, or takes the bytes that came. Answers are checked against
+what was asked; a refusal by the edge raises RefusedError, nonsense from it RemoteError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from device_runtime.protocol.errors import ErrorCode, LocalError, RefusedError, RemoteError
+from device_runtime.protocol.messages import (
+    Begin, Begun, Cancel, Close, Ending, Flags, Hello, Message, More, Refusal, Round, Stream, Tokens,
+    Verdict, Welcome, decode, encode,
+)  # fmt: skip
+from device_runtime.protocol.sampling import Sampling
+from device_runtime.protocol.schemes.base import Ask, Drafted, Scheme, Vocabulary
+from device_runtime.protocol.tokens import TokenList
+from device_runtime.protocol.wire import BitWriter, Reader, malformed
+
+M = TypeVar("M", bound=Message)
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What stays fixed while one answer is written."""
+
+    scheme: Scheme
+    sampling: Sampling
+    seed: int
+    end_ids: tuple[int, ...]
+    pad_to_bytes: int = 0
+    logprobs: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A verdict, decoded: num_accepted stand; then a next token, a rejection, or nothing."""
+
+    num_accepted: int
+    next_token: int | None
+    rejection: Any
+    logprobs: tuple[float, ...]
+
+
+class DeviceSession:
+    """One session with one edge."""
+
+    def __init__(self, num_ids: int, vocabulary_hash: Callable[[int], bytes], client: str) -> None:
+        """num_ids: ids this side's tokenizer defines; vocabulary_hash(count) over the first ones."""
+        self.tokens = TokenList()
+        self.welcome: Welcome | None = None
+        self._num_ids = num_ids
+        self._vocabulary_hash = vocabulary_hash
+        self._client = client
+        self._num_shared = 0
+        """Tokens that the edge has, too; what follows rides up with the next message."""
+        self._generation: Generation | None = None
+        self._boundary = 0
+        self._next = (0, 0)
+        self._in_flight: tuple[tuple[int, int], int] | None = None
+        """(epoch, round) and gamma of the round whose verdict is awaited."""
+        self._rejected_round = 0
+
+    @property
+    def facts(self) -> Welcome:
+        """The edge's facts and limits."""
+        if self.welcome is None:
+            raise LocalError(ErrorCode.UNEXPECTED_MESSAGE, "no session has been opened")
+        return self.welcome
+
+    @property
+    def shared(self) -> Vocabulary:
+        """The ids both sides define: drafts come from these."""
+        return Vocabulary(min(self._num_ids, self.facts.num_ids))
+
+    @property
+    def boundary(self) -> int:
+        """Where the generated tokens begin."""
+        return self._boundary
+
+    def hello(self) -> bytes:
+        """Open the session, or resume the one that was open."""
+        token = self.welcome.resume_token if self.welcome else b""
+        return encode(Hello(self._client, self._num_ids, token))
+
+    def receive_welcome(self, data: bytes) -> Welcome:
+        """The edge's facts; refused where the two vocabularies differ."""
+        welcome = self._expect(Welcome, data)
+        count = min(self._num_ids, welcome.num_ids)
+        if welcome.vocabulary_hash != self._vocabulary_hash(count):
+            raise LocalError(
+                ErrorCode.VOCABULARY_MISMATCH,
+                f"the first {count} tokens of this bundle and of {welcome.model} differ; "
+                "export an SLM of the LLM's family",
+            )
+        if not welcome.resumed:
+            self._num_shared = 0
+        self.welcome = welcome
+        return welcome
+
+    def truncate(self, num_tokens: int) -> None:
+        """Forget committed tokens from num_tokens on: stop strings, edited turns."""
+        self.tokens.truncate(num_tokens)
+        self._num_shared = min(self._num_shared, num_tokens)
+
+    def begin(self, generation: Generation) -> bytes:
+        """Start a generation after all tokens committed so far."""
+        self._generation, self._boundary = generation, len(self.tokens)
+        self._next, self._in_flight = (0, 0), None
+        return self.begin_again()
+
+    def begin_again(self) -> bytes:
+        """Restate the generation in force: to an edge that lost it, or never had it."""
+        generation = self._in_force()
+        base, appended = self._unshared()
+        epoch, round_number = self._in_flight[0] if self._in_flight else self._next
+        self._num_shared = len(self.tokens)
+        return encode(
+            Begin(
+                base, self.tokens.prefix_hash(base), appended, self._boundary,
+                generation.scheme.code, generation.sampling, generation.seed, generation.end_ids,
+                epoch, round_number, generation.pad_to_bytes,
+            )
+        )  # fmt: skip
+
+    def receive_begun(self, data: bytes) -> None:
+        """The edge has the prompt in its cache."""
+        begun = self._expect(Begun, data)
+        if begun.num_tokens != len(self.tokens):
+            raise malformed(f"the edge has {begun.num_tokens} tokens, not {len(self.tokens)}")
+
+    def forget_edge(self) -> None:
+        """The edge has other tokens than this side believed: send all of them next time."""
+        self._num_shared = 0
+
+    def round(self, block: Sequence[Drafted], ask: Ask, bonus: bool = True) -> bytes:
+        """Ask for a verdict on a block that follows the committed tokens."""
+        generation = self._in_force()
+        bits = BitWriter()
+        for drafted in block:
+            bits.put(drafted.token_id, self.shared.id_bits)
+        generation.scheme.write_evidence(bits, block, self.shared)
+        base, appended = self._unshared()
+        flags = Flags(0) if bonus else Flags.NO_BONUS
+        if generation.logprobs:
+            flags |= Flags.LOGPROBS
+        message = Round(
+            *self._next, base, self.tokens.prefix_hash(base), appended, len(block),
+            ask.num_draws, bits.getvalue(), flags,
+        )  # fmt: skip
+        data = encode(message)
+        if generation.pad_to_bytes:
+            zeros = bytes(-len(data) % generation.pad_to_bytes)
+            data = encode(replace(message, block=message.block + zeros))
+        self._in_flight = (self._next, len(block))
+        return data
+
+    def receive_verdict(self, data: bytes, block: Sequence[Drafted]) -> Answer:
+        """The verdict on the round in flight; the accepted tokens are committed here."""
+        if self._in_flight is None:
+            raise LocalError(ErrorCode.UNEXPECTED_MESSAGE, "no round is in flight")
+        (epoch, round_number), gamma = self._in_flight
+        verdict = self._verdict_of(data, epoch, round_number)
+        if verdict.num_accepted > gamma:
+            raise malformed(f"{verdict.num_accepted} of {gamma} tokens accepted")
+        answer = self._decode(verdict)
+        self.tokens.append(drafted.token_id for drafted in block[: answer.num_accepted])
+        if answer.next_token is not None:
+            self.tokens.append([answer.next_token])
+        self._num_shared = len(self.tokens)
+        rejected = verdict.ending is Ending.REJECTION
+        self._next = (epoch + 1, 0) if rejected else (epoch, round_number + 1)
+        self._in_flight = None
+        return answer
+
+    def more(self, ask: Ask) -> bytes:
+        """Ask for more of what the last rejection sent."""
+        position = len(self.tokens)
+        epoch = self._next[0] - 1
+        if self._next[1] != 0 or epoch < 0:
+            raise LocalError(ErrorCode.UNEXPECTED_MESSAGE, "the last round rejected nothing")
+        more = More(
+            epoch, self._rejected_round, position, self.tokens.prefix_hash(position),
+            ask.first, ask.num_draws, ask.whole_row,
+        )  # fmt: skip
+        return encode(more)
+
+    def receive_more(self, data: bytes) -> Any:
+        """The rejection once more, from later draws."""
+        verdict = self._verdict_of(data, self._next[0] - 1, self._rejected_round)
+        if verdict.ending is not Ending.REJECTION or verdict.num_accepted:
+            raise malformed("draws were asked for, another verdict came")
+        return self._decode(verdict).rejection
+
+    def commit(self, token_id: int) -> None:
+        """A token the device settled itself; the edge learns it with the next message."""
+        self.tokens.append([token_id])
+
+    def stream(self, max_tokens: int) -> bytes:
+        """Ask the LLM alone to go on."""
+        return encode(Stream(max_tokens))
+
+    def receive_tokens(self, data: bytes) -> Tokens:
+        """Tokens of a stream, committed."""
+        tokens = self._expect(Tokens, data)
+        self._check_ids(tokens.ids)
+        self.tokens.append(tokens.ids)
+        self._num_shared = len(self.tokens)
+        return tokens
+
+    @staticmethod
+    def cancel() -> bytes:
+        """End the stream."""
+        return encode(Cancel())
+
+    @staticmethod
+    def close() -> bytes:
+        """End the session for good."""
+        return encode(Close())
+
+    def _unshared(self) -> tuple[int, tuple[int, ...]]:
+        return self._num_shared, tuple(self.tokens.ids[self._num_shared :])
+
+    def _in_force(self) -> Generation:
+        if self._generation is None:
+            raise LocalError(ErrorCode.UNEXPECTED_MESSAGE, "no generation has begun")
+        return self._generation
+
+    def _verdict_of(self, data: bytes, epoch: int, round_number: int) -> Verdict:
+        verdict = self._expect(Verdict, data)
+        got = (verdict.epoch, verdict.round_number)
+        if got != (epoch, round_number):
+            raise RemoteError(ErrorCode.WRONG_ROUND, f"got {got}, want {(epoch, round_number)}")
+        self._rejected_round = round_number
+        return verdict
+
+    def _decode(self, verdict: Verdict) -> Answer:
+        body = Reader(verdict.body)
+        next_token = rejection = None
+        if verdict.ending is Ending.TOKEN:
+            next_token = body.varint()
+            self._check_ids([next_token])
+        elif verdict.ending is Ending.REJECTION:
+            vocab = Vocabulary(self.facts.num_ids)
+            rejection = self._in_force().scheme.read_rejection(body, vocab)
+        body.finish()
+        return Answer(verdict.num_accepted, next_token, rejection, verdict.logprobs)
+
+    def _check_ids(self, ids: Sequence[int]) -> None:
+        if any(token_id >= self.facts.num_ids for token_id in ids):
+            raise RemoteError(ErrorCode.BAD_TOKEN_ID, "the edge sent an id outside its vocabulary")
+
+    @staticmethod
+    def _expect(kind: type[M], data: bytes) -> M:
+        message = decode(data)
+        if isinstance(message, Refusal):
+            raise RefusedError(message.code, retry_after_s=message.retry_after_s)
+        if not isinstance(message, kind):
+            raise RemoteError(
+                ErrorCode.UNEXPECTED_MESSAGE,
+                f"got {type(message).__name__}, expected {kind.__name__}",
+            )
+        return message

@@ -1,0 +1,43 @@
+"""All verification schemes, one file each behind one interface (`base.Scheme`)."""
+
+from __future__ import annotations
+
+from device_runtime.protocol.errors import ConfigError, ErrorCode, RemoteError
+from device_runtime.protocol.grid import GRID
+from device_runtime.protocol.schemes.base import Scheme
+from device_runtime.protocol.schemes.coupled import Coupled
+from device_runtime.protocol.schemes.dssd import Dssd
+from device_runtime.protocol.schemes.greedy import GreedyDraft
+from device_runtime.protocol.schemes.packed import DssdPacked
+from device_runtime.protocol.schemes.thinned import DssdThinned
+
+DEFAULT_SCHEME = "dssd-thinned"
+SEEDED_SCHEME = "coupled"
+"""Chosen when a user gives a seed and names no scheme: the only one a seed makes reproducible."""
+
+SCHEMES: dict[str, Scheme] = {
+    scheme.name: scheme
+    for scheme in (
+        GreedyDraft(),
+        Coupled(),
+        Dssd("dssd", 3, "<f2"),
+        Dssd("dssd-fp32", 4, "<f4"),
+        DssdPacked(GRID),
+        DssdThinned(GRID),
+    )
+}
+_BY_CODE = {scheme.code: scheme for scheme in SCHEMES.values()}
+
+
+def scheme_named(name: str) -> Scheme:
+    """The scheme of this name; ConfigError lists the names there are."""
+    if name not in SCHEMES:
+        raise ConfigError(f"there is no scheme {name!r}; choose one of {', '.join(SCHEMES)}")
+    return SCHEMES[name]
+
+
+def scheme_coded(code: int) -> Scheme:
+    """The scheme a message names by its code."""
+    if code not in _BY_CODE:
+        raise RemoteError(ErrorCode.UNSUPPORTED_PARAMETER, f"scheme code {code}")
+    return _BY_CODE[code]

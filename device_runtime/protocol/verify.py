@@ -1,0 +1,71 @@
+"""The edge's judgement of a block: one loop for every scheme.
+
+Drafted tokens stand up to the first one the scheme rejects. If all stand, the edge adds the bonus:
+one token from the row after the block. Judging stops at an end token, without a bonus.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from device_runtime.protocol.law import Law
+from device_runtime.protocol.randomness import edge_streams
+from device_runtime.protocol.schemes.base import Ask, Drafted, Place, Scheme
+
+LawAt = Callable[[int], Law]
+"""Row index i → the law of the token after the first i drafted ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoundKey:
+    """What keys the edge's coins beside the position."""
+
+    seed: int
+    epoch: int
+    round_number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """num_accepted drafted tokens stand; then exactly one of: next token, rejection, nothing."""
+
+    num_accepted: int
+    next_token: int | None = None
+    rejection: Any = None
+
+
+def judge_block(
+    scheme: Scheme,
+    law_at: LawAt,
+    block: Sequence[Drafted],
+    base: int,
+    key: RoundKey,
+    ask: Ask,
+    end_ids: frozenset[int],
+    bonus: bool = True,
+) -> Judgement:
+    """Judge `block`, whose first token stands at absolute position `base`."""
+    for i, drafted in enumerate(block):
+        p = law_at(i)
+        place, streams = _at(key, base + i)
+        if not scheme.accepts(p, drafted, place, streams):
+            return Judgement(i, rejection=scheme.reject(p, drafted, place, streams, ask))
+        if drafted.token_id in end_ids:
+            return Judgement(i + 1)
+    if not bonus:
+        return Judgement(len(block))
+    place, streams = _at(key, base + len(block))
+    return Judgement(len(block), scheme.next_token(law_at(len(block)), place, streams))
+
+
+def reject_again(scheme: Scheme, p: Law, position: int, key: RoundKey, ask: Ask) -> Any:
+    """More of what a rejection at `position` sent: the same streams from draw `ask.first` on."""
+    place, streams = _at(key, position)
+    return scheme.reject(p, Drafted(-1), place, streams, ask)
+
+
+def _at(key: RoundKey, position: int) -> tuple[Place, Any]:
+    streams = edge_streams(key.seed, key.epoch, key.round_number, position)
+    return Place(key.seed, position), streams

@@ -1,0 +1,139 @@
+"""Exact enumeration: run a function once for every way its coins can fall, with the exact chance.
+
+`enumerate_law(run)` calls `run(coins)` again and again. Each decision the coins are asked for is a
+branch; the first run takes the first outcome everywhere, the next ones walk the tree depth first. The
+sum of the chances of all runs is 1, and the emitted law is exact up to rounding.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable
+
+import numpy as np
+
+from device_runtime.protocol.grid import Grid
+from device_runtime.protocol.law import Floats, Ids, Law
+from device_runtime.protocol.randomness import Purpose, Streams
+
+
+class Tree:
+    """The path through the tree of decisions: which outcome of how many is taken at each depth."""
+
+    def __init__(self) -> None:
+        self.path: list[list[int]] = []
+        self.depth = 0
+        self.chance = 1.0
+
+    def decide(self, chances: list[float]) -> int:
+        """The index of the outcome taken on this run; outcomes of chance 0 are never taken."""
+        possible = [i for i, chance in enumerate(chances) if chance > 0]
+        if self.depth == len(self.path):
+            self.path.append([0, len(possible)])
+        taken = possible[self.path[self.depth][0]]
+        self.depth += 1
+        self.chance *= chances[taken]
+        return taken
+
+    def advance(self) -> bool:
+        """Go to the next path; False when all have been walked."""
+        self.depth, self.chance = 0, 1.0
+        while self.path and self.path[-1][0] + 1 == self.path[-1][1]:
+            self.path.pop()
+        if not self.path:
+            return False
+        self.path[-1][0] += 1
+        return True
+
+
+class EnumeratedCoins:
+    """Coins whose every decision is a branch of the tree."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+
+    def flip(self, chances: Floats) -> np.ndarray:  # type: ignore[type-arg]
+        return np.array([self._tree.decide([1 - c, c]) == 1 for c in np.clip(chances, 0, 1)], bool)
+
+    def draw(self, law: Law, count: int) -> Ids:
+        return np.array([self._draw(law) for _ in range(count)], np.int64)
+
+    def _draw(self, law: Law) -> int:
+        ids = law.support()
+        probs = law.prob(ids)
+        taken = self._tree.decide(probs.tolist())
+        # The law's own draw must agree: the middle of the outcome's share of the unit interval.
+        middle = probs[:taken].sum() + probs[taken] / 2
+        assert law.draw(np.array([middle]))[0] == ids[taken] or probs[taken] < 1e-12
+        return int(ids[taken])
+
+    def choose(self, count: int) -> int:
+        return self._tree.decide([1 / count] * count)
+
+    def scaled(self, value: float, grid: Grid) -> int:
+        """u · value lies between neighbouring levels with a chance of their distance / value."""
+        levels = grid.level(np.arange(grid.num_levels))
+        reached = np.minimum(levels, value)
+        return 1 + self._tree.decide((np.diff(reached) / value).tolist())
+
+
+class EnumeratedStreams:
+    """The edge's coins: value i of a stream is decided once, however often it is read."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._coins = EnumeratedCoins(tree)
+        self._decided: dict[tuple[object, ...], object] = {}
+
+    def at(self, *place: int) -> Streams:
+        """The streams of one (epoch, round, position)."""
+        return lambda purpose, first: _Remembered(self._coins, self._decided, (place, purpose), first)
+
+
+class _Remembered:
+    def __init__(
+        self,
+        coins: EnumeratedCoins,
+        decided: dict[tuple[object, ...], object],
+        stream: tuple[tuple[int, ...], Purpose],
+        first: int,
+    ) -> None:
+        self._coins, self._decided, self._stream, self._next = coins, decided, stream, first
+
+    def _once(self, decide: Callable[[], object]) -> object:
+        key = (*self._stream, self._next)
+        self._next += 1
+        if key not in self._decided:
+            self._decided[key] = decide()
+        return self._decided[key]
+
+    def flip(self, chances: Floats) -> np.ndarray:  # type: ignore[type-arg]
+        one = self._coins.flip
+        flipped = [self._once(lambda c=c: bool(one(np.array([c]))[0])) for c in chances]
+        return np.array(flipped, bool)
+
+    def draw(self, law: Law, count: int) -> Ids:
+        drawn = [self._once(lambda: int(self._coins.draw(law, 1)[0])) for _ in range(count)]
+        return np.array(drawn, np.int64)
+
+    def choose(self, count: int) -> int:
+        raise AssertionError("the edge never chooses")
+
+    def scaled(self, value: float, grid: Grid) -> int:
+        raise AssertionError("the edge never scales")
+
+
+def enumerate_law(
+    run: Callable[[EnumeratedCoins, EnumeratedStreams], Hashable | None], min_chance: float = 0.0
+) -> dict[Hashable, float]:
+    """The chance of every outcome of `run`; paths below min_chance may give up by returning None."""
+    law: dict[Hashable, float] = defaultdict(float)
+    tree = Tree()
+    total = 0.0
+    while True:
+        outcome = run(EnumeratedCoins(tree), EnumeratedStreams(tree))
+        total += tree.chance
+        law[outcome] += tree.chance
+        if not tree.advance():
+            break
+    assert abs(total - 1) < 1e-9, total
+    return dict(law)
