@@ -171,7 +171,7 @@ class Turn:
         token_id = self._generation.scheme.settle(q, drafted, rejection, self._coins)
         if token_id is not None:
             self._rejected = None
-            self._session.commit(token_id)
+            self._session.append([token_id])
             return TurnStep((Committed(token_id, Origin.CORRECTED),))
         self._rejected = rejected
         self._requests += 1

@@ -8,8 +8,6 @@ needed here.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +15,7 @@ from typing import Any, TypeVar
 from hw_profiles.checks import check_device, check_link
 from hw_profiles.papers import papers_grid
 from hw_profiles.reader import Reader, nearest
-from hw_profiles.schema import Choice, DeviceProfile, LinkProfile, ProfileError, Quantity
+from hw_profiles.schema import DeviceProfile, LinkProfile, ProfileError
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -25,8 +23,16 @@ else:
     import tomli as tomllib
 
 __all__ = [
-    *("Choice", "DeviceProfile", "LinkProfile", "ProfileError", "Quantity"),
-    *("find_device", "link_names", "load", "load_link", "names", "papers_grid"),
+    "DeviceProfile",
+    "LinkProfile",
+    "ProfileError",
+    "find_device",
+    "link_names",
+    "load",
+    "load_either",
+    "load_link",
+    "names",
+    "papers_grid",
 ]
 
 P = TypeVar("P", DeviceProfile, LinkProfile)
@@ -45,21 +51,33 @@ def link_names() -> tuple[str, ...]:
 def load(name: str | Path) -> DeviceProfile:
     """The device profile of that name, or the one in that TOML file; ProfileError if neither."""
     if (path := _user_path(name)) is not None:
-        return _parse(_read_file(path), DeviceProfile, str(path), check_device)
+        return _device(_read_file(path), str(path))
     if name not in names():
         raise _unknown("device", str(name), names())
-    return _builtin(str(name), "devices", DeviceProfile, check_device)
+    return _device(*_builtin("devices", str(name)))
 
 
 def load_link(name: str | Path) -> LinkProfile:
     """The link profile of that name, or the one in that TOML file; ProfileError if neither."""
     if (path := _user_path(name)) is not None:
-        return _parse(_read_file(path), LinkProfile, str(path), check_link)
+        return _link(_read_file(path), str(path))
     if (link := next((g for g in papers_grid() if g.name == name), None)) is not None:
         return link
     if name not in link_names():
         raise _unknown("link", str(name), link_names())
-    return _builtin(str(name), "links", LinkProfile, check_link)
+    return _link(*_builtin("links", str(name)))
+
+
+def load_either(name: str | Path) -> DeviceProfile | LinkProfile:
+    """As `load` or `load_link`, by what the name stands for or the file holds."""
+    if (path := _user_path(name)) is not None:
+        data = _read_file(path)
+        return _link(data, str(path)) if "rtt_s" in data else _device(data, str(path))
+    if name in link_names():
+        return load_link(name)
+    if name in names():
+        return load(name)
+    raise _unknown("device or link", str(name), (*names(), *link_names()))
 
 
 def find_device(compatibles: tuple[str, ...], isa: str | None) -> DeviceProfile | None:
@@ -77,39 +95,52 @@ def _stems(folder: str) -> tuple[str, ...]:
 
 
 def _user_path(name: str | Path) -> Path | None:
-    """Anything with a folder or the ending .toml is a path; all else is a name."""
+    """Anything with a folder or the ending .toml is a path; all else is a name (None)."""
     is_path = isinstance(name, Path) or name.endswith(".toml") or "/" in name
     return Path(name) if is_path else None
 
 
-def _read_file(path: Path) -> str:
+def _read_file(path: Path) -> dict[str, Any]:
     try:
-        return path.read_text(encoding="utf-8")
+        return _parse(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise ProfileError(f"cannot read the profile {path}: {error}") from None
 
 
-@cache
-def _builtin(name: str, folder: str, cls: type[P], check: Callable[[P, str], None]) -> P:
-    text = (files(__name__) / folder / f"{name}.toml").read_text(encoding="utf-8")
-    return _parse(text, cls, f"hw_profiles/{folder}/{name}.toml", check)
+def _builtin(folder: str, name: str) -> tuple[dict[str, Any], str]:
+    file = files(__name__) / folder / f"{name}.toml"
+    where = f"hw_profiles/{folder}/{name}.toml"
+    return _parse(file.read_text(encoding="utf-8"), where), where
 
 
-def _parse(text: str, cls: type[P], where: str, check: Callable[[P, str], None]) -> P:
+def _parse(text: str, where: str) -> dict[str, Any]:
     try:
-        data: dict[str, Any] = tomllib.loads(text)
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ProfileError(f"{where} is not valid TOML: {error}") from None
+
+
+def _device(data: dict[str, Any], where: str) -> DeviceProfile:
+    profile = _read(data, DeviceProfile, where)
+    check_device(profile, where)
+    return profile
+
+
+def _link(data: dict[str, Any], where: str) -> LinkProfile:
+    profile = _read(data, LinkProfile, where)
+    check_link(profile, where)
+    return profile
+
+
+def _read(data: dict[str, Any], cls: type[P], where: str) -> P:
     sources = data.pop("sources", {})
     if not isinstance(sources, dict):
         raise ProfileError(f"{where}: `sources` must be a table of name = citation")
-    profile = Reader(where, sources).table(data, cls, "")
-    check(profile, where)
-    return profile
+    return Reader(where, sources).table(data, cls, "")
 
 
 def _unknown(kind: str, name: str, known: tuple[str, ...]) -> ProfileError:
     return ProfileError(
-        f"no {kind} profile {name!r}{nearest(name, known)} Known: {', '.join(known)}. "
-        "A path to a TOML file works too."
+        f"no {kind} profile {name!r}{nearest(name, known) or ';'} "
+        "`tandem profiles list` shows all names; a path to a TOML file works too"
     )

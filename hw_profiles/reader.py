@@ -44,10 +44,10 @@ class Reader:
         names = {f.name: f for f in known}
         for key in data:
             if key not in names:
-                raise self._error(
-                    _join(path, key),
-                    f"is not a key of the schema{nearest(key, names)}. Keys here: {', '.join(names)}",
-                )
+                known_words = ", ".join(names)
+                hint = nearest(key, names)
+                text = f"is not a key of the schema{hint}. Keys here: {known_words}"
+                raise self._error(_join(path, key), text)
         for name, field in names.items():
             if name not in data and field.default is MISSING and field.default_factory is MISSING:
                 raise self._error(_join(path, name), "is missing; it must be given")
@@ -56,16 +56,17 @@ class Reader:
         origin, args = get_origin(hint), get_args(hint)
         if origin in (Union, UnionType):  # only `X | None` occurs; TOML has no null
             return self._value(value, next(a for a in args if a is not NoneType), path)
-        if hint is Quantity:
-            return self._quantity(value, path)
+        if origin is tuple:
+            return self._list(value, args[0], path)
         if origin is Choice:
             return self._choice(value, args[0], path)
         if origin is Literal:
             return self._literal(value, args, path)
-        if origin is tuple:
-            if not isinstance(value, list):
-                raise self._error(path, f"must be a list, got {value!r}")
-            return tuple(self._value(v, args[0], f"{path}[{i}]") for i, v in enumerate(value))
+        return self._single(value, hint, path)
+
+    def _single(self, value: Any, hint: Any, path: str) -> Any:
+        if hint is Quantity:
+            return self._quantity(value, path)
         if hint is Source:
             return self._source(value, path)
         if is_dataclass(hint):
@@ -73,6 +74,11 @@ class Reader:
         if type(value) is not hint:
             raise self._error(path, f"must be of type {hint.__name__}, got {value!r}")
         return value
+
+    def _list(self, value: Any, inner: Any, path: str) -> tuple[Any, ...]:
+        if not isinstance(value, list):
+            raise self._error(path, f"must be a list, got {value!r}")
+        return tuple(self._value(v, inner, f"{path}[{i}]") for i, v in enumerate(value))
 
     def _literal(self, value: Any, allowed: tuple[Any, ...], path: str) -> Any:
         if not any(value == a and type(value) is type(a) for a in allowed):

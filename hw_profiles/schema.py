@@ -16,14 +16,32 @@ vendor's documents or a standard · assumption: ours, for want of a number · un
 secondary page, or sources disagree."""
 
 MeasuringPoint = Literal[
-    "wall", "board_input", "module_input", "rails", "cpu_package", "radio", "modem", "phone", "terminal"
+    "wall",
+    "board_input",
+    "module_input",
+    "rails",
+    "cpu_package",
+    "radio",
+    "modem",
+    "phone",
+    "terminal",
 ]
 """wall: mains side of the supply · board_input: DC input of the board · module_input: the module
 without its carrier (VDD_IN) · rails: only the named supply rails · cpu_package: RAPL's package ·
 radio: added by the radio · modem: input of the modem chip · phone, terminal: the whole device."""
 
 Feature = Literal[
-    "dotprod", "fp16", "i8mm", "sve", "sve2", "bf16", "aes", "avx2", "fma", "avx512_vnni", "avx_vnni"
+    "dotprod",
+    "fp16",
+    "i8mm",
+    "sve",
+    "sve2",
+    "bf16",
+    "aes",
+    "avx2",
+    "fma",
+    "avx512_vnni",
+    "avx_vnni",
 ]
 """Instruction sets that matter to the kernels; named as the compilers name them."""
 
@@ -41,7 +59,7 @@ T = TypeVar("T")
 
 
 class ProfileError(ValueError):
-    """A profile is unknown, or its file breaks the schema; the message says where and what to do."""
+    """A profile is unknown, or its file breaks the schema; the message says where."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +211,7 @@ class Runtime:
     """Cap on the context: longer ones need more cache than the smallest board should give."""
     num_threads: Quantity | None = None
     """Absent: one per physical core."""
-    cpu_mem_arena: Choice[bool] | None = None
+    memory_arena: Choice[bool] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,7 +86,9 @@ class EnumeratedStreams:
 
     def at(self, *place: int) -> Streams:
         """The streams of one (epoch, round, position)."""
-        return lambda purpose, first: _Remembered(self._coins, self._decided, (place, purpose), first)
+        return lambda purpose, first: _Remembered(
+            self._coins, self._decided, (place, purpose), first
+        )
 
 
 class _Remembered:

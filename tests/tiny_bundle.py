@@ -109,7 +109,9 @@ def decoder(graph: str, shape: TinyShape, seed: int) -> onnx.ModelProto:
     """The decoder with a growing cache (`optimum`) or one shared past/present buffer (`fused`)."""
     writer = _Writer(shape, np.random.default_rng(seed))
     attend = _ConcatAttention(writer) if graph == "optimum" else _FusedAttention(writer)
-    hidden = writer.op("Gather", writer.weight("embed", shape.vocab_size, shape.hidden_size), "input_ids")
+    hidden = writer.op(
+        "Gather", writer.weight("embed", shape.vocab_size, shape.hidden_size), "input_ids"
+    )
     for layer in range(shape.num_layers):
         hidden = _block(writer, attend, hidden, layer)
     head = writer.weight("head", shape.hidden_size, shape.vocab_size)
@@ -127,7 +129,9 @@ def _block(
         writer.op("MatMul", normed, writer.weight(f"{name}{layer}", size, width))
         for name, width in (("q", size), ("k", kv_size), ("v", kv_size))
     )
-    mixed = writer.op("MatMul", attend(query, key, value, layer), writer.weight(f"o{layer}", size, size))
+    mixed = writer.op(
+        "MatMul", attend(query, key, value, layer), writer.weight(f"o{layer}", size, size)
+    )
     hidden = writer.op("Add", hidden, mixed)
     normed = writer.norm(hidden)
     gate = writer.op("MatMul", normed, writer.weight(f"gate{layer}", size, shape.mlp_size))
@@ -191,7 +195,10 @@ class _Writer:
             [info(name, TensorProto.INT64, [1, f"{name}_len"]) for name in ids]
             + [info(f"past_key_values.{i}.{part}", kind, cache) for i, part in pairs],
             [info("logits", kind, [1, "input_ids_len", shape.vocab_size])]
-            + [info(f"present.{i}.{part}", kind, [*cache[:2], "grown", cache[3]]) for i, part in pairs],
+            + [
+                info(f"present.{i}.{part}", kind, [*cache[:2], "grown", cache[3]])
+                for i, part in pairs
+            ],
             self.weights,
         )
         domains = [helper.make_opsetid("", 18), helper.make_opsetid("com.microsoft", 1)]
@@ -235,7 +242,11 @@ class _ConcatAttention:
         self._writer = writer
         heads = writer.const([1])
         self._cos, self._sin = (
-            writer.op("Unsqueeze", writer.op("Gather", writer.const(table, np.float32), "position_ids"), heads)
+            writer.op(
+                "Unsqueeze",
+                writer.op("Gather", writer.const(table, np.float32), "position_ids"),
+                heads,
+            )
             for table in writer.rotary_tables()
         )
         total = writer.op("Gather", writer.op("Shape", "attention_mask"), writer.const(1))
@@ -266,8 +277,12 @@ class _ConcatAttention:
         writer = self._writer
         names = f"low_{rows}", f"high_{rows}"
         low, high = writer.ops("Split", rows, outputs=names, axis=-1, num_outputs=2)
-        turned_low = writer.op("Sub", writer.op("Mul", low, self._cos), writer.op("Mul", high, self._sin))
-        turned_high = writer.op("Add", writer.op("Mul", high, self._cos), writer.op("Mul", low, self._sin))
+        turned_low = writer.op(
+            "Sub", writer.op("Mul", low, self._cos), writer.op("Mul", high, self._sin)
+        )
+        turned_high = writer.op(
+            "Add", writer.op("Mul", high, self._cos), writer.op("Mul", low, self._sin)
+        )
         return writer.op("Concat", turned_low, turned_high, axis=-1)
 
     def _grow(self, new: str, layer: int, part: str) -> str:
@@ -276,4 +291,6 @@ class _ConcatAttention:
         past, present = f"past_key_values.{layer}.{part}", f"present.{layer}.{part}"
         writer.op("Concat", past, new, output=present, axis=2)
         shared_by = shape.num_heads // shape.num_kv_heads
-        return writer.op("Gather", present, writer.const(np.arange(shape.num_heads) // shared_by), axis=1)
+        return writer.op(
+            "Gather", present, writer.const(np.arange(shape.num_heads) // shared_by), axis=1
+        )

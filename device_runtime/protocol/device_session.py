@@ -101,6 +101,15 @@ class DeviceSession:
         self.welcome = welcome
         return welcome
 
+    @property
+    def generating(self) -> bool:
+        """Whether a generation has begun."""
+        return self._generation is not None
+
+    def append(self, token_ids: Sequence[int]) -> None:
+        """Tokens this side adds by itself (a prompt, a settled token); they ride up next."""
+        self.tokens.append(token_ids)
+
     def truncate(self, num_tokens: int) -> None:
         """Forget committed tokens from num_tokens on: stop strings, edited turns."""
         self.tokens.truncate(num_tokens)
@@ -194,10 +203,6 @@ class DeviceSession:
         if verdict.ending is not Ending.REJECTION or verdict.num_accepted:
             raise malformed("draws were asked for, another verdict came")
         return self._decode(verdict).rejection
-
-    def commit(self, token_id: int) -> None:
-        """A token the device settled itself; the edge learns it with the next message."""
-        self.tokens.append([token_id])
 
     def stream(self, max_tokens: int) -> bytes:
         """Ask the LLM alone to go on."""

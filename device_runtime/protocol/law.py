@@ -61,7 +61,7 @@ class ArrayLaw:
     @classmethod
     def dense(cls, weights: Floats) -> ArrayLaw:
         """weights (vocab,): one per id from 0."""
-        return cls(_all_ids(len(weights)), weights)
+        return cls(all_ids(len(weights)), weights)
 
     @classmethod
     def one_hot(cls, token_id: int) -> ArrayLaw:
@@ -90,12 +90,12 @@ class ArrayLaw:
 
     def draw(self, uniforms: Floats) -> Ids:
         if self._cdf is None and len(uniforms) < len(self.ids) // 1024:
-            return self.ids[self._positions_by_block(uniforms)]
+            return self.ids.take(self._positions_by_block(uniforms), mode="clip")
         if self._cdf is None:
             self._cdf = np.cumsum(self._weights)
         # Scaled by the last sum, so that rounding cannot push a draw past the end.
         at = np.searchsorted(self._cdf, uniforms * self._cdf[-1], side="right")
-        return self.ids[np.minimum(at, len(self.ids) - 1)]
+        return self.ids.take(at, mode="clip")
 
     def _positions_by_block(self, uniforms: Floats) -> Ids:
         """The same search in two steps: a few draws do not pay for the sums of all ids."""
@@ -108,15 +108,16 @@ class ArrayLaw:
         at = (blocks * _BLOCK)[:, None] + np.arange(_BLOCK)  # (n, _BLOCK)
         sums = np.cumsum(self._weights.take(at, mode="clip"), axis=1)
         # Rounding may give one position too many: the next id has positive probability too.
-        at = at[:, 0] + (sums <= rest[:, None]).sum(axis=1)
-        return np.minimum(at, len(self._weights) - 1)
+        inside: Ids = (sums <= rest[:, None]).sum(axis=1)
+        return blocks * _BLOCK + inside
 
     def support(self) -> Ids:
         return self.ids
 
 
 @lru_cache(maxsize=8)
-def _all_ids(num_ids: int) -> Ids:
+def all_ids(num_ids: int) -> Ids:
+    """The ids from 0 to num_ids − 1; one read-only array for all callers."""
     ids = np.arange(num_ids, dtype=np.int64)
     ids.setflags(write=False)
     return ids

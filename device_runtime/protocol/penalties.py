@@ -42,6 +42,7 @@ def adjustments(sampling: Sampling, generated: Sequence[int], vocab_size: int) -
     return Adjustments(ids[known], divisors[known], shifts[known])
 
 
-def adjusted(logits: Floats, divisors: Floats, shifts: Floats) -> Floats:
-    """The logits (n,) of the adjusted ids."""
-    return np.where(logits > 0, logits / divisors, logits * divisors) + shifts
+def adjusted(logits: Floats, change: Adjustments) -> Floats:
+    """The new logits (n,) of `change.ids` from their old ones (n,)."""
+    repeated = np.where(logits > 0, logits / change.divisors, logits * change.divisors)
+    return repeated + change.shifts

@@ -1,4 +1,7 @@
-"""Sampling parameters, and logits → law: temperature, top-k, top-p, min-p, in that order."""
+"""Sampling parameters, and logits → law.
+
+The order is: penalties and bias, temperature, top-k, top-p, min-p. No step sorts the vocabulary.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,24 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from device_runtime.protocol.errors import ConfigError
-from device_runtime.protocol.law import ArrayLaw
+from device_runtime.protocol.errors import ConfigError, TandemError
+from device_runtime.protocol.law import ArrayLaw, Floats, Ids, all_ids
+from device_runtime.protocol.penalties import adjusted, adjustments
+from device_runtime.protocol.truncation import below_kth_largest, heaviest, nucleus
+
+Logits = NDArray[np.float32] | NDArray[np.float64]
+
+
+class LogitsError(TandemError, ValueError):
+    """A model gave logits that no law follows from: NaN, +inf, or nothing above -inf."""
+
+    def __init__(self, rows: Sequence[int] = (0,)) -> None:
+        self.rows = tuple(rows)
+        """Which rows of a batch."""
+        super().__init__(
+            f"the logits of rows {list(self.rows)} hold NaN or +inf, or nothing above -inf; a law"
+            " needs one possible id: check the model's weights and dtype, and any token mask"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +64,82 @@ class Sampling:
                 raise ConfigError(f"{name} is {value}; it must lie between {low} and {high}")
         if self.top_k < 0:
             raise ConfigError(f"top_k is {self.top_k}; it must be 0 (keep all) or larger")
+        ids = [token_id for token_id, _ in self.logit_bias]
+        if ids != sorted(set(ids)) or (ids and ids[0] < 0):
+            raise ConfigError(f"logit_bias names ids {ids}; they must be distinct and ascending")
+        for token_id, bias in self.logit_bias:
+            if not -100.0 <= bias <= 100.0:
+                raise ConfigError(f"the bias of id {token_id} is {bias}; it must be -100 to 100")
 
     @property
     def penalises(self) -> bool:
         """Whether the law depends on the tokens generated so far."""
         return (self.repetition_penalty, self.presence_penalty, self.frequency_penalty) != (1, 0, 0)
 
+    def changes_logits(self, generated: Sequence[int]) -> bool:
+        """Whether penalties or bias change any logit after these tokens."""
+        return bool(self.logit_bias) or (self.penalises and len(generated) > 0)
 
-def to_law(logits: NDArray[np.float32], sampling: Sampling, generated: Sequence[int]) -> ArrayLaw:
-    """The law of the next token from logits (vocab,) and the tokens generated before it."""
-    raise NotImplementedError  # helper's task
+
+def to_law(
+    logits: Logits, sampling: Sampling, generated: Sequence[int], num_ids: int | None = None
+) -> ArrayLaw:
+    """The law of the next token from logits (vocab,) and the tokens generated before it.
+
+    Only the first `num_ids` logits count: those beyond are padding. A logit of -inf is an id that
+    cannot come. Raises LogitsError if no law follows.
+    """
+    row = _penalised(logits[:num_ids], sampling, generated)
+    top = int(row.argmax())  # the first of equals, or the first NaN
+    best = float(row[top])
+    if not math.isfinite(best):
+        raise LogitsError
+    if sampling.temperature == 0:
+        return ArrayLaw.one_hot(top)
+    ids = _candidates(row, best, sampling)
+    values = row if len(ids) == len(row) else row[ids]
+    weights = _weights(values, best, sampling.temperature)
+    if 0 < sampling.top_k < len(weights):
+        kept = heaviest(weights, sampling.top_k)
+        ids, weights = ids[kept], weights[kept]
+    if sampling.top_p < 1:
+        kept = nucleus(weights, sampling.top_p)
+        ids, weights = ids[kept], weights[kept]
+    if sampling.min_p > 0:
+        kept = np.flatnonzero(weights >= sampling.min_p)  # the largest weight is 1
+        ids, weights = ids[kept], weights[kept]
+    return ArrayLaw(ids, weights)
+
+
+def _penalised(logits: Logits, sampling: Sampling, generated: Sequence[int]) -> Logits:
+    if not sampling.changes_logits(generated):
+        return logits
+    change = adjustments(sampling, generated, len(logits))
+    row = logits.astype(np.float64)
+    row[change.ids] = adjusted(row[change.ids], change)
+    return row
+
+
+def _candidates(row: Logits, best: float, sampling: Sampling) -> Ids:
+    """All ids that top-k or min-p can keep, and a few more: the rest need no exponential."""
+    floor = -math.inf
+    if 0 < sampling.top_k < len(row):
+        floor = below_kth_largest(row, sampling.top_k)
+    if sampling.min_p > 0 and sampling.top_p == 1:  # top-p also needs the mass that min-p drops
+        floor = max(floor, best + sampling.temperature * math.log(sampling.min_p))
+    if floor == -math.inf:
+        return all_ids(len(row))
+    # Logits this close can have the same weight in float64, and then the lower id goes first.
+    floor -= 1e-14 * (best - floor + sampling.temperature)
+    return np.flatnonzero(row >= floor)
+
+
+def _weights(values: Logits, best: float, temperature: float) -> Floats:
+    """exp((logit − best) / temperature) (n,), at most 1."""
+    # In place: at 50,000 ids, fresh memory for every step would cost more than the arithmetic.
+    weights = values.astype(np.float64)
+    with np.errstate(over="ignore"):  # towards -inf, which is right
+        weights -= best
+        if temperature != 1:
+            weights /= temperature
+    return np.exp(weights, out=weights)

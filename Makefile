@@ -1,0 +1,58 @@
+# Every target installs what it needs into .venv first; with nothing changed, pip is not run again.
+# PYTHON=python3.12 picks the Python for .venv. TORCH_INDEX= (empty) takes torch from PyPI, which on
+# Linux is the CUDA build of several gigabytes. ARGS are passed on: make demo ARGS=--help
+
+PYTHON ?= python3
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow lint format clean
+
+help:  ## show this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+demo: $(VENV)/.demo  ## a device and an edge on this machine write a text together
+	@$(BIN)/tandem demo $(ARGS)
+
+test: $(VENV)/.dev  ## the quick tests
+	$(BIN)/python -m pytest $(ARGS)
+
+test-slow: $(VENV)/.dev  ## the tests marked slow
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: $(VENV)/.dev  ## format check, ruff, mypy, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev  ## format the code and mend what ruff can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## remove .venv, builds and caches
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) or sys.maxsize < 2**32)' || \
+		{ echo "$(PYTHON) must be a 64-bit Python 3.10 or newer; try: make PYTHON=..." >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+# torch alone and without its dependencies, so that the second index is asked for nothing else.
+$(VENV)/.torch: $(VENV)/.python constraints.txt
+	$(INSTALL) --no-deps $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.torch pyproject.toml
+	$(INSTALL) --editable '.[device,edge,export]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.demo
+	$(INSTALL) --editable '.[bench,dev]'
+	@touch $@

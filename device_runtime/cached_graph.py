@@ -1,0 +1,181 @@
+"""Two kinds of decoder graph behind one call: run some tokens after the first `num_past` cached.
+
+Rollback is free of any call: a run after fewer tokens than the cache holds forgets the rest. Cache,
+inputs and logits lie in arrays that live as long as the graph, and onnxruntime gets their addresses.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from device_runtime.bundle import Bundle
+from device_runtime.ort_session import open_session
+from device_runtime.protocol.errors import BundleError, ErrorCode, LocalError
+from device_runtime.protocol.manifest import Manifest
+from device_runtime.settings import RuntimeSettings
+
+# Rows of logits held for good: a drafted token needs one, the tokens after a verdict two.
+_KEPT_ROWS = 2
+
+
+class CachedGraph(Protocol):
+    """A decoder with its cache."""
+
+    def run(self, token_ids: NDArray[np.int64], num_past: int) -> NDArray[np.float32]:
+        """Run tokens (n,) after the first `num_past` of the cache; logits (vocab,) of the last one.
+
+        The row may be overwritten by the next run.
+        """
+        ...
+
+
+def open_graph(bundle: Bundle, settings: RuntimeSettings, max_len: int) -> CachedGraph:
+    """The bundle's graph with a cache of max_len positions."""
+    manifest = bundle.manifest
+    kinds = {"fused": FusedGraph, "optimum": ConcatGraph}
+    if manifest.graph not in kinds:
+        raise BundleError(
+            f"{bundle.folder} has a graph of kind {manifest.graph!r}, this runtime knows "
+            f"{' and '.join(kinds)}; export the model again with this version of Tandem"
+        )
+    session = open_session(bundle.model_path, settings)
+    _check_names(session, manifest)
+    return kinds[manifest.graph](_TokenIo(session, manifest, max_len), manifest)
+
+
+class FusedGraph:
+    """Attention that appends to one buffer per tensor, bound once as past and as present."""
+
+    def __init__(self, io: _TokenIo, manifest: Manifest) -> None:
+        self._io = io
+        shape = (1, manifest.num_kv_heads, io.max_len, manifest.head_size)
+        self._cache = []
+        for past, present in _cache_names(manifest):
+            buffer = np.zeros(shape, manifest.cache_dtype)
+            self._cache.append(buffer)
+            io.bind_input(past, buffer, shape)
+            io.bind_output(present, buffer, shape)
+
+    def run(self, token_ids: NDArray[np.int64], num_past: int) -> NDArray[np.float32]:
+        return self._io.run(token_ids, num_past)
+
+
+class ConcatGraph:
+    """A graph that writes past and new tokens into a new tensor: two sets of buffers take turns.
+
+    That costs one copy of the cache per run, which the graph forces, and no allocation; letting
+    onnxruntime allocate the outputs took as long, and its arena grows with every new shape.
+    """
+
+    def __init__(self, io: _TokenIo, manifest: Manifest) -> None:
+        self._io = io
+        self._num_heads, self._head_size = manifest.num_kv_heads, manifest.head_size
+        self._names = _cache_names(manifest)
+        size = manifest.num_kv_heads * io.max_len * manifest.head_size
+        self._now, self._next = (
+            [np.zeros(size, manifest.cache_dtype) for _ in self._names] for _ in range(2)
+        )
+        self._num_cached = 0
+
+    def run(self, token_ids: NDArray[np.int64], num_past: int) -> NDArray[np.float32]:
+        self._io.check_room(len(token_ids), num_past)
+        if num_past < self._num_cached:
+            self._shrink(num_past)
+        num_tokens = num_past + len(token_ids)
+        for (past, present), now, then in zip(self._names, self._now, self._next, strict=True):
+            self._io.bind_input(past, now, self._shape(num_past))
+            self._io.bind_output(present, then, self._shape(num_tokens))
+        row = self._io.run(token_ids, num_past)
+        self._now, self._next = self._next, self._now
+        self._num_cached = num_tokens
+        return row
+
+    def _shape(self, num_tokens: int) -> tuple[int, ...]:
+        return (1, self._num_heads, num_tokens, self._head_size)
+
+    def _shrink(self, num_tokens: int) -> None:
+        """Close the gaps that dropped tokens leave between the heads."""
+        kept = self._num_heads * num_tokens * self._head_size
+        held = self._num_heads * self._num_cached * self._head_size
+        for now, then in zip(self._now, self._next, strict=True):
+            source = now[:held].reshape(self._shape(self._num_cached))
+            then[:kept].reshape(self._shape(num_tokens))[:] = source[:, :, :num_tokens]
+        self._now, self._next = self._next, self._now
+        self._num_cached = num_tokens
+
+
+class _TokenIo:
+    """Token ids, mask, positions and logits of a session, and the run itself."""
+
+    def __init__(self, session: ort.InferenceSession, manifest: Manifest, max_len: int) -> None:
+        self.max_len = max_len
+        self._session = session
+        self._binding = session.io_binding()
+        self._manifest = manifest
+        self._ones = np.ones(max_len, np.int64)
+        self._positions = np.arange(max_len, dtype=np.int64)
+        self._rows = self._new_rows(_KEPT_ROWS)
+
+    def check_room(self, num_tokens: int, num_past: int) -> None:
+        """onnxruntime before 1.27 reads and writes past the end of a cache that is full."""
+        if num_past < 0 or num_tokens < 1 or num_past + num_tokens > self.max_len:
+            detail = f"{num_tokens} tokens after {num_past}, room for {self.max_len}"
+            raise LocalError(ErrorCode.CONTEXT_FULL, detail)
+
+    def run(self, token_ids: NDArray[np.int64], num_past: int) -> NDArray[np.float32]:
+        """Bind what changes from run to run, run, and return the last row of logits."""
+        num_tokens = len(token_ids)
+        self.check_room(num_tokens, num_past)
+        manifest, end = self._manifest, num_past + num_tokens
+        token_ids = np.ascontiguousarray(token_ids, np.int64)
+        rows = self._rows[:num_tokens] if num_tokens <= _KEPT_ROWS else self._new_rows(num_tokens)
+        self.bind_input(manifest.input_ids_name, token_ids, (1, num_tokens))
+        if manifest.attention_mask_name is not None:
+            self.bind_input(manifest.attention_mask_name, self._ones, (1, end))
+        if manifest.position_ids_name is not None:
+            positions = self._positions[num_past:end]
+            self.bind_input(manifest.position_ids_name, positions, (1, num_tokens))
+        self.bind_output(manifest.logits_name, rows, (1, *rows.shape))
+        self._session.run_with_iobinding(self._binding)
+        return rows[-1].astype(np.float32, copy=False)
+
+    def bind_input(self, name: str, values: NDArray[np.generic], shape: tuple[int, ...]) -> None:
+        """Bind the start of `values`; the caller keeps the array alive until after the run."""
+        pointer = values.ctypes.data
+        self._binding.bind_input(name, "cpu", 0, values.dtype.type, shape, pointer)
+
+    def bind_output(self, name: str, values: NDArray[np.generic], shape: tuple[int, ...]) -> None:
+        """Bind the start of `values`; the caller keeps the array alive until after the run."""
+        pointer = values.ctypes.data
+        self._binding.bind_output(name, "cpu", 0, values.dtype.type, shape, pointer)
+
+    def _new_rows(self, count: int) -> NDArray[np.generic]:
+        return np.empty((count, self._manifest.vocab_size), self._manifest.logits_dtype)
+
+
+def _cache_names(manifest: Manifest) -> list[tuple[str, str]]:
+    """(past, present) names of every cache tensor."""
+    patterns = (
+        (manifest.past_key_pattern, manifest.present_key_pattern),
+        (manifest.past_value_pattern, manifest.present_value_pattern),
+    )
+    layers = range(manifest.num_layers)
+    return [(past % layer, present % layer) for layer in layers for past, present in patterns]
+
+
+def _check_names(session: ort.InferenceSession, manifest: Manifest) -> None:
+    """The graph has exactly the inputs of the manifest, and at least its outputs."""
+    single = (manifest.input_ids_name, manifest.attention_mask_name, manifest.position_ids_name)
+    inputs = {name for name in single if name is not None}
+    inputs |= {past for past, _ in _cache_names(manifest)}
+    outputs = {manifest.logits_name} | {present for _, present in _cache_names(manifest)}
+    wrong = inputs ^ {item.name for item in session.get_inputs()}
+    wrong |= outputs - {item.name for item in session.get_outputs()}
+    if wrong:
+        raise BundleError(
+            f"manifest and graph disagree about {', '.join(sorted(wrong))}; export the model again"
+        )

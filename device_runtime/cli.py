@@ -1,0 +1,201 @@
+"""`tandem`: one command, many verbs; a verb's module is imported only when it is called.
+
+A verb's module has `add_arguments(parser)` and `run(args) -> int`. Exit codes: 0 done, 1 failed
+(one line on stderr says why), 2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import logging
+import os
+import platform
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+from device_runtime.protocol.errors import TandemError
+
+DISTRIBUTION = "tandem-llm"
+CHECKOUT_PACKAGES = ("export", "benchmarks")
+
+EXIT_FAILURE = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+
+class VerbModule(Protocol):
+    """What the module behind a verb offers."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the verb's own arguments."""
+        ...
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Do the work; the exit code."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """Where a verb's code is, what it needs, and its line of help."""
+
+    module: str
+    extra: str
+    """Extras of the distribution that hold what the verb imports; empty if the base is enough."""
+    summary: str
+
+
+VERBS = {
+    "demo": Verb(
+        "benchmarks.demo", "device,edge,export", "show both halves at work on this machine"
+    ),
+    "export": Verb("export.cli", "export,device", "turn a checkpoint into a bundle for the device"),
+    "edge": Verb("edge_server.cli", "edge", "serve a large model to devices"),
+    "run": Verb(
+        "device_runtime.run_cli", "device", "write text on this device, checked by an edge"
+    ),
+    "bench": Verb("benchmarks.cli", "bench", "measure latency, bytes and energy"),
+    "profiles": Verb("hw_profiles.cli", "", "list and show hardware profiles"),
+    "doctor": Verb("device_runtime.doctor", "", "check this machine and say what to improve"),
+}
+
+
+class CommandError(TandemError):
+    """This installation or this machine cannot run the command."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `tandem` with these arguments (sys.argv's without); the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    # No option before the verb takes a value, so the first bare word is the verb.
+    bare = (i for i, word in enumerate(arguments) if not word.startswith("-"))
+    split = next(bare, len(arguments))
+    parser = _top_parser()
+    top = parser.parse_args(arguments[:split])
+    if split == len(arguments):
+        parser.print_help(sys.stderr)
+        return EXIT_USAGE
+    name = arguments[split]
+    if name not in VERBS:
+        close = difflib.get_close_matches(name, VERBS, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else "see tandem --help"
+        parser.error(f"there is no verb {name!r}; {hint}")
+    return _guarded(name, arguments[split + 1 :], verbose=top.verbose)
+
+
+def _top_parser() -> argparse.ArgumentParser:
+    width = max(map(len, VERBS))
+    lines = [f"  {name:<{width}}  {verb.summary}" for name, verb in VERBS.items()]
+    parser = argparse.ArgumentParser(
+        prog="tandem",
+        usage="tandem [--help] [--version] [--verbose] VERB ...",
+        description="A small model on the device drafts, a large one on the edge verifies.",
+        epilog="\n".join(["verbs:", *lines, "", "tandem VERB --help shows a verb's arguments."]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action=_ShowVersion, help="print the version and exit")
+    _add_verbose(parser)
+    return parser
+
+
+def _add_verbose(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--verbose", action="store_true", help="log more; errors with a traceback")
+
+
+class _ShowVersion(argparse.Action):
+    """As argparse's own, but the version is looked up only when asked for."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **kwargs: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, help=kwargs["help"])
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        import importlib.metadata  # half of the start-up time
+
+        try:
+            version = importlib.metadata.version(DISTRIBUTION)
+        except importlib.metadata.PackageNotFoundError:
+            version = "(a checkout that is not installed)"
+        print(f"tandem {version}")
+        parser.exit()
+
+
+def _guarded(name: str, arguments: list[str], *, verbose: bool) -> int:
+    """Run a verb; what a user can mend becomes one line on stderr, a bug stays a traceback."""
+    args = argparse.Namespace(verbose=verbose)
+    try:
+        _require_64_bit()
+        status = _run_verb(name, arguments, args)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print(f"\ntandem {name}: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError as error:
+        # Python flushes stdout once more at exit: give it somewhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _failed(error, verbose=args.verbose)
+    except (TandemError, OSError) as error:
+        return _failed(error, verbose=args.verbose)
+    except ModuleNotFoundError as error:
+        return _failed(_missing_module(name, error), verbose=args.verbose)
+    return status
+
+
+def _run_verb(name: str, arguments: list[str], args: argparse.Namespace) -> int:
+    module = cast("VerbModule", importlib.import_module(VERBS[name].module))
+    parser = argparse.ArgumentParser(prog=f"tandem {name}", description=_sentence(name))
+    _add_verbose(parser)
+    module.add_arguments(parser)
+    parser.parse_args(arguments, namespace=args)
+    logging.basicConfig(
+        level=logging.INFO if args.verbose else logging.WARNING,
+        format="%(levelname)s %(name)s: %(message)s",
+    )
+    return module.run(args)
+
+
+def _sentence(name: str) -> str:
+    summary = VERBS[name].summary
+    return f"{summary[0].upper()}{summary[1:]}."
+
+
+def _require_64_bit() -> None:
+    if sys.maxsize < 2**32:
+        raise CommandError(
+            f"this Python is a 32-bit one ({platform.machine()}), and onnxruntime and torch exist "
+            "only for 64 bits; install a 64-bit system (on a Raspberry Pi 3 or newer: Raspberry "
+            "Pi OS 64-bit) and a Python for it"
+        )
+
+
+def _missing_module(name: str, error: ModuleNotFoundError) -> CommandError:
+    """Say what to install so that the verb finds its module."""
+    verb = VERBS[name]
+    own_package = verb.module.partition(".")[0]
+    missing = (error.name or str(error)).partition(".")[0]
+    install = f"pip install '{DISTRIBUTION}[{verb.extra}]'" if verb.extra else ""
+    if missing in CHECKOUT_PACKAGES:
+        message = (
+            f"`tandem {name}` runs from a checkout of the project, not from the wheel; clone it "
+            f"and run: pip install -e '.[{verb.extra}]'"
+        )
+    elif missing == own_package or not install:
+        message = f"this installation lacks {error.name}; reinstall {DISTRIBUTION}"
+    else:
+        message = f"`tandem {name}` needs the package {missing}; run: {install}"
+        if missing == "onnxruntime":
+            message += " (on a Jetson: the extra jetson, and NVIDIA's own onnxruntime)"
+    refusal = CommandError(message)
+    refusal.__cause__ = error
+    return refusal
+
+
+def _failed(error: BaseException, *, verbose: bool) -> int:
+    if verbose:
+        traceback.print_exception(error, file=sys.stderr)
+    print(f"tandem: {str(error) or type(error).__name__}", file=sys.stderr)
+    return EXIT_FAILURE

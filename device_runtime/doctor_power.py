@@ -1,0 +1,148 @@
+"""Power sensors, throttling and power modes: sysfs, and two vendor commands where they exist."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from device_runtime.doctor_probe import read_text
+
+
+@dataclass(frozen=True, slots=True)
+class CommandResult:
+    """Exit status (negative: killed by that signal) and what was printed."""
+
+    status: int
+    output: str
+
+
+CommandRunner = Callable[[Sequence[str]], "CommandResult | None"]
+"""Runs a command; None where it does not exist, cannot start or takes too long."""
+
+# Bits of `vcgencmd get_throttled`; the same 16 bits higher: since boot.
+THROTTLE_BITS = {
+    0: "under-voltage",
+    1: "clock capped",
+    2: "throttled",
+    3: "soft temperature limit",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Throttling:
+    """What holds a Raspberry Pi back now, and what did since it was started."""
+
+    now: tuple[str, ...]
+    since_boot: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PowerSensor:
+    """One way to read power or energy on this machine."""
+
+    kind: str
+    """ina3221, ina238 and other ina chips, pmic, rapl."""
+    path: str
+    """Below the root; the command for the PMIC."""
+    rails: tuple[str, ...]
+    readable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PowerMode:
+    """What nvpmodel reports."""
+
+    id: str
+    name: str
+
+
+def run_command(command: Sequence[str]) -> CommandResult | None:
+    """The real runner: at most 20 s, English output, no telemetry from onnxruntime."""
+    environment = os.environ | {"LC_ALL": "C", "ORT_DISABLE_TELEMETRY": "1"}
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=20, check=False, env=environment
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return CommandResult(done.returncode, done.stdout + done.stderr)
+
+
+def probe_throttling(run: CommandRunner) -> Throttling | None:
+    """None where there is no `vcgencmd`."""
+    done = run(["vcgencmd", "get_throttled"])
+    found = re.search(r"throttled=0x([0-9a-fA-F]+)", done.output if done else "")
+    if found is None:
+        return None
+    bits = int(found[1], 16)
+    return Throttling(
+        now=tuple(text for bit, text in THROTTLE_BITS.items() if bits >> bit & 1),
+        since_boot=tuple(text for bit, text in THROTTLE_BITS.items() if bits >> (bit + 16) & 1),
+    )
+
+
+def probe_power_mode(run: CommandRunner) -> PowerMode | None:
+    """None where there is no nvpmodel, or it may not be asked."""
+    done = run(["nvpmodel", "-q"])
+    found = re.search(r"NV Power Mode:\s*(\S+)\s+(\d+)", done.output if done else "")
+    return PowerMode(found[2], found[1]) if found else None
+
+
+def probe_sensors(root: Path, run: CommandRunner) -> tuple[PowerSensor, ...]:
+    """Everything that measures power here, by itself or with an attached meter chip."""
+    return (*_ina3221(root), *_other_ina(root), *_pmic(run), *_rapl(root))
+
+
+def _ina3221(root: Path) -> list[PowerSensor]:
+    # The numbers of hwmon folders change from boot to boot: find them, read the labels.
+    folders = sorted((root / "sys/bus/i2c/drivers/ina3221").glob("*/hwmon/hwmon*"))
+    sensors = []
+    for folder in folders:
+        labels = [read_text(folder / f"in{channel}_label") for channel in (1, 2, 3)]
+        readable = read_text(folder / "in1_input") is not None
+        rails = tuple(filter(None, labels))
+        sensors.append(PowerSensor("ina3221", _below(root, folder), rails, readable))
+    return sensors
+
+
+def _other_ina(root: Path) -> list[PowerSensor]:
+    sensors = []
+    for folder in sorted((root / "sys/class/hwmon").glob("hwmon*")):
+        kind = read_text(folder / "name") or ""
+        if kind.startswith("ina") and kind != "ina3221":
+            readable = read_text(folder / "power1_input") is not None
+            rails = tuple(filter(None, [read_text(folder / "power1_label")]))
+            sensors.append(PowerSensor(kind, _below(root, folder), rails, readable))
+    return sensors
+
+
+def _pmic(run: CommandRunner) -> list[PowerSensor]:
+    done = run(["vcgencmd", "pmic_read_adc"])
+    # One line per channel, " VDD_CORE_A current(7)=…A" and " VDD_CORE_V volt(15)=…V": a rail
+    # counts if both are there. Boards without the chip print an error instead.
+    channels = re.findall(
+        r"^\s*(\w+)_([AV]) \w+\(\d+\)=", done.output if done else "", re.MULTILINE
+    )
+    volts = {rail for rail, unit in channels if unit == "V"}
+    rails = tuple(rail for rail, unit in channels if unit == "A" and rail in volts)
+    return [PowerSensor("pmic", "vcgencmd pmic_read_adc", rails, readable=True)] if rails else []
+
+
+def _rapl(root: Path) -> list[PowerSensor]:
+    # intel-rapl:N are packages, intel-rapl:N:M their parts; AMD uses the same names.
+    folders = sorted((root / "sys/class/powercap/intel-rapl").glob("intel-rapl:*"))
+    packages = [folder for folder in folders if folder.name.count(":") == 1]
+    sensors = []
+    for folder in packages:
+        rails = tuple(filter(None, [read_text(folder / "name")]))
+        readable = read_text(folder / "energy_uj") is not None
+        sensors.append(PowerSensor("rapl", _below(root, folder), rails, readable))
+    return sensors
+
+
+def _below(root: Path, folder: Path) -> str:
+    return "/" + folder.relative_to(root).as_posix()

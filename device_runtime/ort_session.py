@@ -1,0 +1,46 @@
+"""The one place that imports onnxruntime: its telemetry is off before it starts."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# Official builds report usage unless this is set before the library is initialised.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+import onnxruntime as ort  # noqa: E402
+
+from device_runtime.protocol.errors import BundleError  # noqa: E402
+from device_runtime.settings import RuntimeSettings  # noqa: E402
+
+_ERRORS_ONLY = 3
+
+
+def open_session(path: Path, settings: RuntimeSettings) -> ort.InferenceSession:
+    """A session on the CPU; BundleError if this onnxruntime cannot load the model."""
+    try:
+        return ort.InferenceSession(
+            str(path), session_options(settings), providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # onnxruntime's own exceptions share no narrower base
+        reason = str(error).splitlines()[0]
+        raise BundleError(
+            f"onnxruntime {ort.__version__} cannot load {path} ({reason}); "
+            "export the model again or install a newer onnxruntime"
+        ) from error
+
+
+def session_options(settings: RuntimeSettings) -> ort.SessionOptions:
+    """The settings as onnxruntime names them."""
+    options = ort.SessionOptions()
+    options.log_severity_level = _ERRORS_ONLY
+    options.intra_op_num_threads = settings.num_threads
+    options.inter_op_num_threads = 1
+    options.enable_cpu_mem_arena = settings.memory_arena
+    # Config entries are plain strings: a version that does not know one ignores it.
+    spinning = "1" if settings.allow_spinning else "0"
+    options.add_session_config_entry("session.intra_op.allow_spinning", spinning)
+    # While a round is on the network nothing runs: no thread may spin beyond the run's end.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    return options

@@ -1,0 +1,33 @@
+"""How the runtime uses the machine; hardware profiles and command-line flags fill it in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from device_runtime.protocol.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeSettings:
+    """Threads, memory and run lengths of the drafter. The defaults suit a small Linux box."""
+
+    num_threads: int = 0
+    """Threads of one run; 0 lets onnxruntime take one per core."""
+    max_tokens: int = 2048
+    """Positions the cache holds, if the model allows as many; longer texts are drafted from their tail."""
+    prefill_chunk: int = 64
+    """Most tokens of one run: a run holds chunk × vocabulary logits, whether wanted or not."""
+    allow_spinning: bool = False
+    """Busy threads between the operators of a run: faster where nothing else runs, hot elsewhere."""
+    memory_arena: bool = True
+    """Keep memory from run to run; off saves some on boards with 1 GB or less."""
+
+    def __post_init__(self) -> None:
+        ranges = (
+            ("num_threads", self.num_threads, 0, 1024),
+            ("max_tokens", self.max_tokens, 16, 1 << 20),
+            ("prefill_chunk", self.prefill_chunk, 1, 1 << 16),
+        )
+        for name, value, low, high in ranges:
+            if not low <= value <= high:
+                raise ConfigError(f"{name} is {value}; it must lie between {low} and {high}")

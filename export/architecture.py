@@ -1,0 +1,61 @@
+"""Which architectures the exporter knows, and what it must know of one beyond its config."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import transformers
+from optimum.exporters.onnx import model_configs  # noqa: F401 -- fills the table of TasksManager
+from optimum.exporters.tasks import TasksManager
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
+
+from export.checkpoint import Checkpoint, refuse_hybrid
+from export.errors import ExportError
+
+TASK = "text-generation-with-past"
+_CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx", "seq_length")
+
+
+def supported() -> list[str]:
+    """`model_type`s that optimum exports as causal language models, sorted."""
+    known = TasksManager.get_supported_model_type_for_task(TASK, "onnx")
+    return sorted(set(known) & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
+
+
+def check(checkpoint: Checkpoint) -> None:
+    """ExportError where no exporter knows the checkpoint's architecture."""
+    kind = checkpoint.model_type
+    model_class = getattr(transformers, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(kind, ""), None)
+    if getattr(model_class, "_is_stateful", False):
+        refuse_hybrid(checkpoint.source, kind)
+    if kind in supported():
+        return
+    if kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        raise ExportError(
+            f"{checkpoint.source} is an encoder ({kind}), not a causal language model; give a "
+            "decoder checkpoint such as a Llama, Qwen or GPT-2"
+        )
+    raise ExportError(
+        f"{checkpoint.source} has the architecture {kind}, which cannot be exported; these can: "
+        f"{', '.join(supported())}"
+    )
+
+
+def context_len(checkpoint: Checkpoint) -> int:
+    """Positions the exported graph is right for; ExportError where the config does not say."""
+    config = checkpoint.config
+    stated = [config[key] for key in _CONTEXT_KEYS if isinstance(config.get(key), int)]
+    if not stated:
+        raise ExportError(
+            f"{checkpoint.source}/config.json states no context length; add max_position_embeddings"
+        )
+    rope: dict[str, Any] = config.get("rope_scaling") or {}
+    original = config.get("original_max_position_embeddings")
+    original = original or rope.get("original_max_position_embeddings")
+    # Beyond the original length such a model changes its rotary factors, which a traced graph cannot.
+    if "longrope" in (rope.get("rope_type"), rope.get("type")) and original:
+        return min(stated[0], int(original))
+    return int(stated[0])

@@ -1,0 +1,133 @@
+"""The bundle's folder: where it may be put, what lies in it, and its manifest."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+
+from device_runtime.protocol.manifest import FILE_NAME, FORMAT_VERSION, Manifest, sha256
+from export.checkpoint import Checkpoint
+from export.errors import ExportError
+from export.graph_signature import GraphSignature
+
+GRAPH_FILE = "model.onnx"
+TOKENIZER_FILE = "tokenizer.json"
+TEMPLATE_FILE = "chat_template.jinja"
+
+_BYTES_PER_WEIGHT = 4
+_DISK_FACTOR = 3
+"""An export holds the traced weights, the merged file and a rewritten copy on disk at once."""
+_TOOLS = ("torch", "transformers", "optimum", "optimum-onnx", "onnx", "onnxruntime", "tokenizers")
+
+
+def check_place(out: Path, *, force: bool, checkpoint: Path | None = None) -> None:
+    """ExportError where a bundle must not be written to `out`.
+
+    With `force` an older bundle is replaced; no other folder ever is.
+    """
+    out = out.resolve()
+    if checkpoint is not None and out in (checkpoint.resolve(), *checkpoint.resolve().parents):
+        raise ExportError(f"{out} holds the checkpoint itself; choose another folder for --out")
+    if out.exists() and not out.is_dir():
+        raise ExportError(f"{out} is a file; choose a folder for --out")
+    if not out.exists() or not any(out.iterdir()):
+        return
+    if not (out / FILE_NAME).is_file():
+        raise ExportError(
+            f"{out} is not empty and holds no bundle; choose another folder for --out"
+        )
+    if not force:
+        raise ExportError(f"{out} holds a bundle already; add --force to replace it")
+
+
+def check_space(out: Path, num_parameters: int) -> None:
+    """ExportError where the disk of `out` is too full for an export of this size."""
+    parent = out.resolve()
+    while not parent.exists():
+        parent = parent.parent
+    needed_bytes = num_parameters * _BYTES_PER_WEIGHT * _DISK_FACTOR
+    free_bytes = shutil.disk_usage(parent).free
+    if free_bytes < needed_bytes:
+        raise ExportError(
+            f"the export needs about {needed_bytes / 1e9:.1f} GB on the disk of {parent}, which has "
+            f"{free_bytes / 1e9:.1f} GB left; free some, or choose another place for --out"
+        )
+
+
+@contextmanager
+def replacing(out: Path) -> Iterator[Path]:
+    """A new folder beside `out` that takes its place at the end; on an error `out` stays as it was."""
+    out = out.resolve()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
+        new, old = Path(scratch, "new"), Path(scratch, "old")
+        new.mkdir()
+        yield new
+        if out.exists():
+            out.rename(old)
+        try:
+            new.rename(out)
+        except BaseException:
+            if old.exists():
+                old.rename(out)
+            raise
+
+
+def write_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
+    """tokenizer.json without truncation and padding, and the chat template if there is one."""
+    path = checkpoint.folder / TOKENIZER_FILE
+    data = json.loads(path.read_text(encoding="utf-8"))
+    if data.get("truncation") or data.get("padding"):
+        # They come from training scripts and would cut prompts in silence.
+        data |= {"truncation": None, "padding": None}
+        text = json.dumps(data, ensure_ascii=False)
+        (folder / TOKENIZER_FILE).write_text(text, encoding="utf-8")
+    else:
+        shutil.copyfile(path, folder / TOKENIZER_FILE)
+    if checkpoint.chat_template is not None:
+        (folder / TEMPLATE_FILE).write_text(checkpoint.chat_template, encoding="utf-8")
+
+
+def write_manifest(
+    checkpoint: Checkpoint,
+    signature: GraphSignature,
+    folder: Path,
+    *,
+    graph: str,
+    weights: str,
+    num_heads: int,
+    context_len: int,
+) -> Manifest:
+    """Hash every file of the folder and write manifest.json; nothing may change afterwards."""
+    manifest = Manifest(
+        format_version=FORMAT_VERSION,
+        source=checkpoint.source,
+        architecture=checkpoint.model_type,
+        graph=graph,
+        weights=weights,
+        num_heads=num_heads,
+        context_len=context_len,
+        bos_token_id=checkpoint.bos_token_id,
+        end_token_ids=checkpoint.end_token_ids,
+        files={path.name: sha256(path) for path in sorted(folder.iterdir())},
+        tool_versions={tool: version(tool) for tool in _TOOLS},
+        **asdict(signature),
+    )
+    manifest.save(folder)
+    return manifest
+
+
+def file_sizes(folder: Path) -> dict[str, int]:
+    """Bytes of every file of the bundle."""
+    return {entry.name: entry.stat().st_size for entry in sorted(os.scandir(folder), key=_name)}
+
+
+def _name(entry: os.DirEntry[str]) -> str:
+    return entry.name

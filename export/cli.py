@@ -1,0 +1,170 @@
+"""`tandem export`: make a bundle for a device out of a checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from device_runtime.protocol.errors import ConfigError
+from export import bundle, checkpoint, convert
+from export.checkpoint import Checkpoint
+from export.quiet import quiet_libraries
+
+if TYPE_CHECKING:
+    from export.parity import Parity
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `tandem export`."""
+    parser.add_argument("checkpoint", metavar="CHECKPOINT",
+                        help="folder of a causal language model, or hub id owner/name[@revision]")  # fmt: skip
+    parser.add_argument("--out", type=Path, required=True, metavar="BUNDLE",
+                        help="folder that gets the bundle")  # fmt: skip
+    parser.add_argument("--device", metavar="PROFILE",
+                        help="hardware profile of the device (see `tandem profiles list`)")  # fmt: skip
+    parser.add_argument("--graph", choices=convert.GRAPHS, default="optimum",
+                        help="kind of graph (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--weights", choices=convert.WEIGHTS, default="fp32",
+                        help="kind of weights (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--force", action="store_true", help="replace an older bundle")
+    parser.add_argument("--json", action="store_true",
+                        help="no progress; one JSON object on standard output")  # fmt: skip
+
+
+@dataclass(slots=True)
+class Stages:
+    """Tells on stderr what is being done, and keeps the seconds each stage took."""
+
+    console: Console
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str, text: str) -> Iterator[None]:
+        """One stage, during which the libraries keep silent."""
+        started_s = time.perf_counter()
+        if not self.console.is_terminal:
+            self.console.print(f"{text} …")
+        with self.console.status(text), quiet_libraries():
+            yield
+        self.seconds[name] = time.perf_counter() - started_s
+        if self.console.is_terminal:
+            self.console.print(f"{text}: {self.seconds[name]:.1f} s")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export; 0 when the bundle stands in its place. TandemError says why it does not."""
+    started_s = time.perf_counter()
+    # The file is named here because the libraries' output is redirected later on.
+    console = Console(file=sys.stderr, quiet=args.json, highlight=False, soft_wrap=True)
+    stages = Stages(console)
+    build = convert.builder(args.graph, args.weights)
+    _check_profile(args.device)
+    bundle.check_place(args.out, force=args.force)
+    found = _open_checkpoint(args, stages)
+    with bundle.replacing(args.out) as folder:
+        parity = _export(found, folder, args, build, stages)
+    report = _report(args, found, parity, stages)
+    report["wall_s"] = time.perf_counter() - started_s
+    if args.json:
+        print(json.dumps(report))
+    else:
+        print(_summary(report))
+    return 0
+
+
+def _check_profile(name: str | None) -> None:
+    """An unknown profile is refused now; --weights auto will read the profile."""
+    if name is None:
+        return
+    try:
+        import hw_profiles
+    except ModuleNotFoundError:
+        raise ConfigError("--device needs the package hw_profiles; leave the option out") from None
+    hw_profiles.load(name)
+
+
+def _open_checkpoint(args: argparse.Namespace, stages: Stages) -> Checkpoint:
+    """Everything that can be refused, before the first weight is read (or downloaded)."""
+    from export import hub
+
+    hub.show_progress(not args.json)
+    location = hub.locate(args.checkpoint)
+    found = checkpoint.read(location.folder, location.source)
+    bundle.check_place(args.out, force=args.force, checkpoint=found.folder)
+    with stages.stage("libraries_s", "Loading the libraries"):
+        from export import architecture
+    architecture.check(found)
+    architecture.context_len(found)
+    hub.fetch_weights(location)
+    bundle.check_space(args.out, checkpoint.count_parameters(found.folder))
+    return found
+
+
+def _export(
+    found: Checkpoint,
+    folder: Path,
+    args: argparse.Namespace,
+    build: convert.Builder,
+    stages: Stages,
+) -> Parity:
+    """Fill the folder; the parity check is passed when this returns."""
+    from export import architecture, parity
+    from export.graph_signature import read_signature
+
+    path = folder / bundle.GRAPH_FILE
+    context_len = architecture.context_len(found)
+    with stages.stage("load_s", "Reading the weights"):
+        model = convert.load_model(found)
+    with stages.stage("graph_s", "Tracing the graph"):
+        convert.convert(found, model, path, build)
+        signature = read_signature(path)
+    with stages.stage("parity_s", "Comparing the graph with the checkpoint"):
+        prompts = parity.encode_prompts(found.tokenizer, signature.vocab_size, context_len)
+        result = parity.check(model, path, signature, prompts, context_len)
+        parity.require(result)
+    with stages.stage("write_s", "Writing tokenizer and manifest"):
+        bundle.write_tokenizer(found, folder)
+        bundle.write_manifest(
+            found, signature, folder, graph=args.graph, weights=args.weights,
+            num_heads=model.config.num_attention_heads, context_len=context_len,
+        )  # fmt: skip
+    return result
+
+
+def _report(
+    args: argparse.Namespace, found: Checkpoint, parity: Parity, stages: Stages
+) -> dict[str, Any]:
+    sizes = bundle.file_sizes(args.out)
+    return {
+        "bundle": str(args.out),
+        "source": found.source,
+        "architecture": found.model_type,
+        "graph": args.graph,
+        "weights": args.weights,
+        "size_bytes": sum(sizes.values()),
+        "file_sizes_bytes": sizes,
+        "stages": stages.seconds,
+        "parity": asdict(parity),
+    }
+
+
+def _summary(report: dict[str, Any]) -> str:
+    parity = report["parity"]
+    equal, total = parity["num_greedy_equal"], parity["num_greedy_tokens"]
+    near_tie = parity["first_difference"]
+    note = f" (near tie: top-two gap {near_tie['top_two_gap']:.1g})" if near_tie else ""
+    return (
+        f"{report['bundle']}: {report['architecture']}, {report['graph']} graph, "
+        f"{report['weights']}, {report['size_bytes'] / 1e6:.1f} MB, {report['wall_s']:.1f} s\n"
+        f"parity with the checkpoint: {equal} of {total} greedy tokens equal{note}, "
+        f"logits within {parity['max_abs_logit_error']:.1g} (allowed {parity['tolerance']:.1g})"
+    )

@@ -1,0 +1,192 @@
+"""Compare an exported graph with the checkpoint it came from: torch against onnxruntime, float32.
+
+The graph writes greedily, one token a run, on top of its cache; on the way it takes in wrong tokens
+and is rolled back, and at the end it is rolled back to the prompt and takes all in at once. Torch
+then judges every row of logits in one pass without a cache, so that cache, mask and positions of
+the graph are tested and not only its weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from transformers import PreTrainedModel
+
+from export.errors import ExportError
+from export.graph_signature import GraphSignature
+
+Rows = NDArray[np.float32]
+
+LOGIT_ATOL = 1e-4
+LOGIT_RTOL = 1e-4
+"""A logit may be off by LOGIT_ATOL + LOGIT_RTOL × the largest |logit| of the checkpoint.
+
+Reordered float32 sums differ by about 1e-6 of the largest; a wrong mask, position or weight by
+1e-2 and more.
+"""
+
+PROMPTS = (
+    "Once upon a time there was a miller who had three sons, a mill, a donkey and a cat.",
+    "def mean(values):\n    return sum(values) / len(values)\n\nprint(mean([1, 2, 30]))",
+    "Zwölf Äpfel, 3.50 €, naïve — 狐狸 🦊",
+)
+NUM_GREEDY = 24
+_NUM_WRONG = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """The first greedy token on which the two disagree."""
+
+    prompt: int
+    position: int
+    top_two_gap: float
+    """Torch's two largest logits there: how near to a tie it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """How far a graph is from its checkpoint."""
+
+    max_abs_logit_error: float
+    tolerance: float
+    num_rows: int
+    """Rows of logits compared."""
+    num_greedy_tokens: int
+    num_greedy_equal: int
+    first_difference: Difference | None
+
+    @property
+    def passed(self) -> bool:
+        """Logits within tolerance; greedy tokens equal but for ties, closer than the tolerance."""
+        near = self.max_abs_logit_error <= self.tolerance  # False for NaN
+        tie = self.first_difference is None or self.first_difference.top_two_gap <= self.tolerance
+        return near and tie
+
+
+class NumpyRunner:
+    """An exported decoder and its cache as numpy arrays: slow, but free of the device runtime."""
+
+    def __init__(self, path: Path, signature: GraphSignature) -> None:
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        self._session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self._signature = s = signature
+        layers = range(s.num_layers)
+        pasts = [p % i for p in (s.past_key_pattern, s.past_value_pattern) for i in layers]
+        presents = [p % i for p in (s.present_key_pattern, s.present_value_pattern) for i in layers]
+        self._presents = dict(zip(pasts, presents, strict=True))
+        empty = np.zeros((1, s.num_kv_heads, 0, s.head_size), s.cache_dtype)
+        self._cache = dict.fromkeys(pasts, empty)
+        self.num_tokens = 0
+
+    def append(self, ids: Sequence[int]) -> Rows:
+        """Take tokens in; logits (len(ids), vocab_size), one row after each."""
+        s, end = self._signature, self.num_tokens + len(ids)
+        feed = {
+            s.input_ids_name: np.array([ids], np.int64),
+            s.attention_mask_name: np.ones((1, end), np.int64),
+            s.position_ids_name: np.arange(self.num_tokens, end)[None],
+            **self._cache,
+        }
+        feed = {name: value for name, value in feed.items() if name is not None}
+        wanted = [s.logits_name, *self._presents.values()]
+        logits, *cache = self._session.run(wanted, feed)
+        self._cache = dict(zip(self._presents, cache, strict=True))
+        self.num_tokens = end
+        return np.asarray(logits[0], np.float32)
+
+    def truncate(self, num_tokens: int) -> None:
+        """Forget all tokens from `num_tokens` on."""
+        self._cache = {name: past[:, :, :num_tokens] for name, past in self._cache.items()}
+        self.num_tokens = num_tokens
+
+
+def encode_prompts(tokenizer: Tokenizer, vocab_size: int, context_len: int) -> list[list[int]]:
+    """PROMPTS as ids, cut to a third of the context, and a prompt of a single token."""
+    prompts = [tokenizer.encode(text).ids[: context_len // 3] for text in PROMPTS]
+    if not all(prompts) or max(map(max, prompts)) >= vocab_size:
+        raise ExportError(
+            "the tokenizer does not fit the model: it gives no ids, or ids from "
+            f"{vocab_size} on, which the model does not know; use the checkpoint's own tokenizer"
+        )
+    return [*prompts, prompts[0][:1]]
+
+
+def check(
+    model: PreTrainedModel,
+    path: Path,
+    signature: GraphSignature,
+    prompts: Sequence[Sequence[int]],
+    context_len: int,
+) -> Parity:
+    """Run the comparison on every prompt; the result says whether it passed."""
+    room = context_len - max(map(len, prompts)) - _NUM_WRONG
+    num_greedy = max(1, min(NUM_GREEDY, room))
+    worst, largest, num_rows, num_equal = 0.0, 0.0, 0, 0
+    first: Difference | None = None
+    runner = NumpyRunner(path, signature)
+    for index, prompt in enumerate(prompts):
+        ids, rows, again = _write(runner, prompt, num_greedy)
+        expected = _judge(model, ids)
+        largest = float(np.maximum(largest, np.abs(expected).max()))
+        generated = expected[len(prompt) - 1 :]
+        for got, wanted in ((rows, expected), (again, generated[1:])):
+            worst = float(np.maximum(worst, np.abs(got - wanted).max()))  # keeps a NaN
+            num_rows += len(got)
+        equal = generated.argmax(-1) == rows[len(prompt) - 1 :].argmax(-1)
+        num_equal += int(equal.sum())
+        if first is None and not equal.all():
+            position = int(np.argmin(equal))
+            second, top = np.sort(generated[position])[-2:]
+            first = Difference(index, position, float(top - second))
+    tolerance = LOGIT_ATOL + LOGIT_RTOL * largest
+    num_greedy_tokens = (num_greedy + 1) * len(prompts)
+    return Parity(worst, tolerance, num_rows, num_greedy_tokens, num_equal, first)
+
+
+def require(parity: Parity) -> None:
+    """ExportError where the check did not pass."""
+    if parity.passed:
+        return
+    reason = f"logits are off by {parity.max_abs_logit_error:.2g} (allowed {parity.tolerance:.2g})"
+    if parity.first_difference is not None:
+        at = parity.first_difference
+        reason += (
+            f", and greedy text differs first at token {at.position} of prompt {at.prompt} "
+            f"(top-two gap {at.top_two_gap:.2g})"
+        )
+    raise ExportError(
+        f"the exported graph does not agree with the checkpoint: {reason}; no bundle was written. "
+        "This architecture is not exported rightly by the installed versions: please report it"
+    )
+
+
+def _write(graph: NumpyRunner, prompt: Sequence[int], num: int) -> tuple[list[int], Rows, Rows]:
+    """`num` greedy tokens: all ids, a row after each of them, and the rows of the repetition."""
+    graph.truncate(0)
+    ids = list(prompt)
+    rows = [graph.append(ids)]
+    for step in range(num):
+        ids.append(int(rows[-1][-1].argmax()))
+        if step == num // 2:
+            wrong = [(id_ + 1) % rows[0].shape[-1] for id_ in ids[-1:] * _NUM_WRONG]
+            graph.append(wrong)
+            graph.truncate(graph.num_tokens - _NUM_WRONG)
+        rows.append(graph.append(ids[-1:]))
+    graph.truncate(len(prompt))
+    return ids, np.concatenate(rows), graph.append(ids[len(prompt) :])
+
+
+def _judge(model: PreTrainedModel, ids: Sequence[int]) -> Rows:
+    """Torch's logits after every token, in one pass without a cache."""
+    with torch.inference_mode():
+        logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
+    return np.asarray(logits.float().numpy())

@@ -1,0 +1,75 @@
+"""Keyed streams: pinned values, independence of keys, and the shape of the noise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from device_runtime.protocol.grid import GRID
+from device_runtime.protocol.law import ArrayLaw
+from device_runtime.protocol.randomness import (
+    Purpose,
+    device_coins,
+    edge_streams,
+    keyed_coins,
+    shared_gumbel,
+    stream_bits,
+    stream_key,
+    stream_uniforms,
+)
+
+
+def test_the_integers_are_splitmix64s() -> None:
+    """The published outputs of SplitMix64 for the seed 1234567."""
+    wanted = [6457827717110365317, 3203168211198807973, 9817491932198370423]
+    assert stream_bits(1234567, np.arange(3)).tolist() == wanted
+
+
+def test_every_word_of_a_key_counts_and_so_does_its_place() -> None:
+    keys = {stream_key(*words) for words in [(1, 2, 3), (1, 2, 4), (1, 3, 2), (2, 1, 3), (1, 2), (0,), ()]}
+    assert len(keys) == 7
+
+
+def test_reading_later_values_needs_no_earlier_ones() -> None:
+    law = ArrayLaw.dense(np.ones(1000))
+    whole = keyed_coins(5).draw(law, 30)
+    assert keyed_coins(5, first=20).draw(law, 10).tolist() == whole[20:].tolist()
+
+
+def test_streams_of_other_purposes_positions_and_rounds_differ() -> None:
+    law = ArrayLaw.dense(np.ones(10**6))
+    drawn = {
+        int(edge_streams(7, epoch, number, position)(purpose, 0).draw(law, 1)[0])
+        for epoch in (0, 1) for number in (0, 1) for position in (0, 1) for purpose in Purpose
+    }  # fmt: skip
+    assert len(drawn) == 8 * len(Purpose)
+
+
+def test_uniforms_are_uniform() -> None:
+    uniforms = stream_uniforms(3, np.arange(100_000))
+    counts = np.histogram(uniforms, 100, (0, 1))[0]
+    assert ((counts - 1000) ** 2 / 1000).sum() < 149  # chi-square, 99 degrees, p = 0.001
+    assert abs(np.corrcoef(uniforms[1:], uniforms[:-1])[0, 1]) < 0.01
+
+
+def test_gumbel_noise_has_no_ties_at_a_large_vocabulary() -> None:
+    noise = shared_gumbel(1, 2, np.arange(151_936))
+    assert len(np.unique(noise)) == 151_936
+    assert noise.mean() == pytest.approx(np.euler_gamma, abs=0.01)
+    assert noise.std() == pytest.approx(np.pi / np.sqrt(6), abs=0.01)
+
+
+def test_noise_of_an_id_does_not_depend_on_its_neighbours() -> None:
+    assert shared_gumbel(1, 2, np.array([7, 9]))[1] == shared_gumbel(1, 2, np.array([9]))[0]
+
+
+def test_a_scaled_uniform_is_never_index_0() -> None:
+    """Index 0 would be accepted where p is 0."""
+    coins = device_coins(1)
+    assert min(coins.scaled(1e-12, GRID) for _ in range(100)) == 1
+
+
+def test_the_devices_coins_are_fresh_unless_a_test_seeds_them() -> None:
+    law = ArrayLaw.dense(np.ones(10**6))
+    assert device_coins().draw(law, 4).tolist() != device_coins().draw(law, 4).tolist()
+    assert device_coins(3).draw(law, 4).tolist() == device_coins(3).draw(law, 4).tolist()

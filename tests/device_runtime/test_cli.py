@@ -1,0 +1,263 @@
+"""The `tandem` command: finding a verb's module, and what a user sees when something is wrong."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import re
+import subprocess
+import sys
+import types
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from device_runtime import cli
+from device_runtime.protocol.errors import ConfigError
+
+InstallVerb = Callable[[Callable[[argparse.Namespace], int]], None]
+
+
+@pytest.fixture
+def install_verb(monkeypatch: pytest.MonkeyPatch) -> InstallVerb:
+    """Put a function behind the verb `try`, which takes one optional --count."""
+
+    def install(run: Callable[[argparse.Namespace], int]) -> None:
+        module = types.ModuleType("device_runtime.made_up_verb")
+        vars(module)["add_arguments"] = lambda parser: parser.add_argument("--count", type=int)
+        vars(module)["run"] = run
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        verb = cli.Verb(module.__name__, "device", "try things out")
+        monkeypatch.setitem(cli.VERBS, "try", verb)
+
+    return install
+
+
+@pytest.fixture(autouse=True)
+def _keep_the_root_logger() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = handlers, level
+
+
+def raising(error: BaseException) -> Callable[[argparse.Namespace], int]:
+    def run(_: argparse.Namespace) -> int:
+        raise error
+
+    return run
+
+
+def test_a_verb_gets_its_arguments_and_its_exit_code_comes_back(install_verb: InstallVerb) -> None:
+    seen = []
+
+    def run(args: argparse.Namespace) -> int:
+        seen.append(args)
+        return 7
+
+    install_verb(run)
+    assert cli.main(["try", "--count", "3"]) == 7
+    assert seen == [argparse.Namespace(count=3, verbose=False)]
+
+
+@pytest.mark.parametrize("words", [["--verbose", "try"], ["try", "--verbose"]])
+def test_verbose_may_stand_before_or_after_the_verb(
+    words: list[str], install_verb: InstallVerb
+) -> None:
+    install_verb(lambda args: int(args.verbose))
+    assert cli.main(words) == 1
+
+
+def test_help_has_one_line_for_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["--help"])
+    assert stopped.value.code == 0
+    shown = capsys.readouterr().out
+    for name, verb in cli.VERBS.items():
+        assert re.search(rf"^  {name} +{verb.summary}$", shown, re.MULTILINE)
+
+
+def test_a_verb_shows_its_own_help(
+    install_verb: InstallVerb, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install_verb(lambda _: 0)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["try", "--help"])
+    assert stopped.value.code == 0
+    shown = capsys.readouterr().out
+    assert "Try things out." in shown
+    assert "--count" in shown
+
+
+def test_no_verb_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([]) == cli.EXIT_USAGE
+    assert "verbs:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("word", "hint"), [("rnu", "did you mean 'run'?"), ("zzz", "--help")])
+def test_an_unknown_verb_is_wrong_usage(
+    word: str, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([word])
+    assert stopped.value.code == cli.EXIT_USAGE
+    assert hint in capsys.readouterr().err
+
+
+def test_an_unknown_argument_of_a_verb_is_wrong_usage(install_verb: InstallVerb) -> None:
+    install_verb(lambda _: 0)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["try", "--colour"])
+    assert stopped.value.code == cli.EXIT_USAGE
+
+
+def test_the_version_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["--version"])
+    assert stopped.value.code == 0
+    assert re.fullmatch(r"tandem \S.*\n", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ConfigError("gamma is 0, expected 1 or more"), "gamma is 0, expected 1 or more"),
+        (
+            FileNotFoundError(2, "No such file", "prompt.txt"),
+            "[Errno 2] No such file: 'prompt.txt'",
+        ),
+        (TimeoutError(), "TimeoutError"),
+    ],
+)
+def test_an_error_the_user_can_mend_is_one_line(
+    error: Exception, line: str, install_verb: InstallVerb, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install_verb(raising(error))
+    assert cli.main(["try"]) == cli.EXIT_FAILURE
+    captured = capsys.readouterr()
+    assert captured.err == f"tandem: {line}\n"
+    assert captured.out == ""
+
+
+def test_verbose_adds_the_traceback(
+    install_verb: InstallVerb, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install_verb(raising(ConfigError("gamma is 0")))
+    assert cli.main(["try", "--verbose"]) == cli.EXIT_FAILURE
+    shown = capsys.readouterr().err
+    assert shown.startswith("Traceback (most recent call last):")
+    assert shown.endswith("tandem: gamma is 0\n")
+
+
+def test_a_bug_is_not_hidden(install_verb: InstallVerb) -> None:
+    install_verb(raising(ZeroDivisionError()))
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["try"])
+
+
+def test_ctrl_c_gives_130(install_verb: InstallVerb, capsys: pytest.CaptureFixture[str]) -> None:
+    install_verb(raising(KeyboardInterrupt()))
+    assert cli.main(["try"]) == cli.EXIT_INTERRUPTED
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("missing", ["tokenizers", "tokenizers.models"])
+def test_a_missing_package_names_the_extra(
+    missing: str, install_verb: InstallVerb, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install_verb(raising(ModuleNotFoundError(f"No module named {missing!r}", name=missing)))
+    assert cli.main(["try"]) == cli.EXIT_FAILURE
+    expected = "needs the package tokenizers; run: pip install 'tandem-llm[device]'\n"
+    assert capsys.readouterr().err.endswith(expected)
+
+
+def test_a_missing_onnxruntime_mentions_the_jetson(
+    install_verb: InstallVerb, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install_verb(raising(ModuleNotFoundError("", name="onnxruntime")))
+    assert cli.main(["try"]) == cli.EXIT_FAILURE
+    assert "NVIDIA's own onnxruntime" in capsys.readouterr().err
+
+
+def test_a_verb_left_out_of_the_wheel_says_that_it_needs_a_checkout(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "export", None)
+    monkeypatch.delitem(sys.modules, "export.cli", raising=False)
+    assert cli.main(["export"]) == cli.EXIT_FAILURE
+    shown = capsys.readouterr().err
+    assert "runs from a checkout" in shown
+    assert "pip install -e '.[export,device]'" in shown
+
+
+def test_a_damaged_installation_is_named_as_such(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(cli.VERBS, "try", cli.Verb("device_runtime.lost", "device", "try"))
+    assert cli.main(["try"]) == cli.EXIT_FAILURE
+    assert "lacks device_runtime.lost; reinstall tandem-llm" in capsys.readouterr().err
+
+
+def test_a_32_bit_python_is_refused(
+    install_verb: InstallVerb,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    install_verb(lambda _: 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "maxsize", 2**31 - 1)
+        status = cli.main(["try"])
+    assert status == cli.EXIT_FAILURE
+    assert "64-bit" in capsys.readouterr().err
+
+
+def test_help_imports_nothing_heavy() -> None:
+    script = """
+import sys
+from device_runtime.cli import main
+try:
+    main(["--help"])
+except SystemExit:
+    heavy = {"numpy", "onnxruntime", "torch", "aiohttp", "asyncio", "rich", "importlib.metadata"}
+    sys.exit(", ".join(heavy & sys.modules.keys()) or 0)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_reader_that_goes_away_leaves_one_line() -> None:
+    # The made-up verb prints only when told to: by then nobody reads.
+    script = """
+import sys, types
+module = types.ModuleType("hw_profiles.cli")
+module.add_arguments = lambda parser: None
+module.run = lambda args: print(sys.stdin.readline()) or 0
+sys.modules["hw_profiles.cli"] = module
+from device_runtime.cli import main
+sys.exit(main(["profiles"]))
+"""
+    pipe = subprocess.PIPE
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=env
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        process.stdout = None
+        _, shown = process.communicate("go\n", timeout=60)
+    assert shown == "tandem: [Errno 32] Broken pipe\n"
+    assert process.returncode == cli.EXIT_FAILURE
+
+
+def test_the_module_is_the_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "device_runtime", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert done.stdout.startswith("usage: tandem ")
