@@ -1,8 +1,8 @@
 """How long logits → law takes, in numpy and in torch on one CPU thread: python -m benchmarks.laws.
 
-The logits are made up: a power law over shuffled ids with Gaussian noise, at four steepnesses whose
-nuclei at top-p 0.9 hold from a few ids to a few hundred, as the rows of real models do. Every timing
-runs over all of them. The minimum is what the code costs, the median what this machine gave it.
+The logits are made up: a power law over shuffled ids with Gaussian noise. It has four steepnesses,
+whose nuclei at top-p 0.9 hold from a few ids to a few hundred, as the rows of real models do; every
+timing runs over all four. The minimum is what the code costs, the median what the machine gave it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -76,20 +76,25 @@ def measure(vocab_size: int, sampling: Sampling, repeats: int) -> list[tuple[flo
     return [(min(times_us), statistics.median(times_us)) for times_us in times]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split(":")[0] if __doc__ else None)
-    parser.add_argument("--repeats", type=int, default=7, help="of each timing (default: 7)")
-    repeats = parser.parse_args(argv).repeats
-    torch.set_num_threads(1)
-    print("µs per law: minimum / median")
-    print(f"{'vocabulary':>10}  {'sampling':18}{'numpy':>16}{'torch, 1 row':>16}", end="")
-    print(f"{f'torch, {BATCH_ROWS} rows':>17}")
+def table(repeats: int) -> Iterator[str]:
+    """The lines of the result."""
+    yield f"{'vocabulary':>10}  {'sampling':18}{'numpy':>16}{'torch':>16}{'torch, batch':>16}"
     for vocab_size in VOCABULARIES:
         for name, sampling in SETTINGS.items():
             cells = measure(vocab_size, sampling, repeats)
             shown = "".join(f"{low:8.0f} /{middle:6.0f}" for low, middle in cells)
-            print(f"{vocab_size:10,}  {name:18}{shown}", flush=True)
+            yield f"{vocab_size:10,}  {name:18}{shown}"
+    yield f"µs per law: minimum / median of {repeats} repeats; a batch has {BATCH_ROWS} rows"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description="time logits → law")
+    parser.add_argument("--repeats", type=int, default=7, help="of each timing (default: 7)")
+    repeats = parser.parse_args(argv).repeats
+    torch.set_num_threads(1)
+    for line in table(repeats):
+        print(line, flush=True)  # noqa: T201 - a program for the command line
     return 0
 
 

@@ -1,19 +1,19 @@
 """Two kinds of decoder graph behind one call: run some tokens after the first `num_past` cached.
 
 Rollback is free of any call: a run after fewer tokens than the cache holds forgets the rest. Cache,
-inputs and logits lie in arrays that live as long as the graph, and onnxruntime gets their addresses.
+inputs and logits lie in arrays of ours, and onnxruntime gets their addresses.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from device_runtime.bundle import Bundle
-from device_runtime.ort_session import open_session
+from device_runtime.ort_session import Session, open_session
 from device_runtime.protocol.errors import BundleError, ErrorCode, LocalError
 from device_runtime.protocol.manifest import Manifest
 from device_runtime.settings import RuntimeSettings
@@ -36,7 +36,10 @@ class CachedGraph(Protocol):
 def open_graph(bundle: Bundle, settings: RuntimeSettings, max_len: int) -> CachedGraph:
     """The bundle's graph with a cache of max_len positions."""
     manifest = bundle.manifest
-    kinds = {"fused": FusedGraph, "optimum": ConcatGraph}
+    kinds: dict[str, Callable[[_TokenIo, Manifest], CachedGraph]] = {
+        "fused": FusedGraph,
+        "optimum": ConcatGraph,
+    }
     if manifest.graph not in kinds:
         raise BundleError(
             f"{bundle.folder} has a graph of kind {manifest.graph!r}, this runtime knows "
@@ -111,7 +114,7 @@ class ConcatGraph:
 class _TokenIo:
     """Token ids, mask, positions and logits of a session, and the run itself."""
 
-    def __init__(self, session: ort.InferenceSession, manifest: Manifest, max_len: int) -> None:
+    def __init__(self, session: Session, manifest: Manifest, max_len: int) -> None:
         self.max_len = max_len
         self._session = session
         self._binding = session.io_binding()
@@ -141,7 +144,8 @@ class _TokenIo:
             self.bind_input(manifest.position_ids_name, positions, (1, num_tokens))
         self.bind_output(manifest.logits_name, rows, (1, *rows.shape))
         self._session.run_with_iobinding(self._binding)
-        return rows[-1].astype(np.float32, copy=False)
+        row: NDArray[np.float32] = rows[-1].astype(np.float32, copy=False)
+        return row
 
     def bind_input(self, name: str, values: NDArray[np.generic], shape: tuple[int, ...]) -> None:
         """Bind the start of `values`; the caller keeps the array alive until after the run."""
@@ -167,7 +171,7 @@ def _cache_names(manifest: Manifest) -> list[tuple[str, str]]:
     return [(past % layer, present % layer) for layer in layers for past, present in patterns]
 
 
-def _check_names(session: ort.InferenceSession, manifest: Manifest) -> None:
+def _check_names(session: Session, manifest: Manifest) -> None:
     """The graph has exactly the inputs of the manifest, and at least its outputs."""
     single = (manifest.input_ids_name, manifest.attention_mask_name, manifest.position_ids_name)
     inputs = {name for name in single if name is not None}

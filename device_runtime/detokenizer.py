@@ -4,10 +4,10 @@ Everything happens on bytes, as a stop string or a character may begin and end i
 
     tokens → bytes → [ held: may begin a stop string ] → [ held: half a character ] → text
 
-A stop string ends the text as soon as it is complete; of several that are complete at the same byte,
-the longest counts. Both do not depend on how the text was cut into tokens. The tokens that stand are
-those that lie wholly before the stop string, so their text never passes it; it may lack a few
-characters of the text that was given out, where a token reaches from there into the stop string.
+A stop string ends the text as soon as it is complete; of several that are complete at the same
+byte, the longest counts. So the text does not depend on how it was cut into tokens. The tokens that
+stand are those that lie wholly before the stop string: their text never passes it, but may lack the
+last characters given out, where a token reaches from there into the stop string.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Detokenizer:
         self._strip = strip_leading_space
         self._characters = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = b""
+        self._num_released_bytes = 0
         self._ends: list[int] = []  # of every token, in bytes from the start of the text
-        self._num_dropped = 0
         self._stop: str | None = None
 
     @property
@@ -61,7 +61,7 @@ class Detokenizer:
         return text
 
     def flush(self) -> str:
-        """The text still held back; half a character becomes U+FFFD. Nothing may be fed after it."""
+        """The text still held back, half a character as U+FFFD. Nothing may be fed after it."""
         held, self._held = self._held, b""
         return self._characters.decode(held, final=True)
 
@@ -69,10 +69,33 @@ class Detokenizer:
         piece = self._token_bytes(token_id)
         if self._strip and piece:
             piece, self._strip = piece.removeprefix(b" "), False
-        self._ends.append(self._num_bytes + len(piece))
         self._held += piece
+        self._ends.append(self._num_released_bytes + len(self._held))
         found = self._find()
         if found is not None:
-            start, stop = found
-            return self._end_at(start, stop)
-        return self._release(len(self._held) - self._num_suspect())
+            return self._end_at(*found)
+        size = len(self._held) - self._num_suspect()
+        released, self._held = self._held[:size], self._held[size:]
+        self._num_released_bytes += size
+        return self._characters.decode(released)
+
+    def _find(self) -> tuple[int, bytes] | None:
+        """Where in the held bytes the first complete stop string starts, and which it is."""
+        found = [
+            (at + len(stop), at, stop) for stop in self._stops if (at := self._held.find(stop)) >= 0
+        ]
+        return min(found)[1:] if found else None
+
+    def _num_suspect(self) -> int:
+        """Length of the longest end of the held bytes that may begin a stop string."""
+        for size in range(min(self._longest - 1, len(self._held)), 0, -1):
+            if any(stop.startswith(self._held[-size:]) for stop in self._stops):
+                return size
+        return 0
+
+    def _end_at(self, start: int, stop: bytes) -> str:
+        """Give out what stands before the stop string, and drop the tokens that reach into it."""
+        self._stop = self._stops[stop]
+        del self._ends[bisect_right(self._ends, self._num_released_bytes + start) :]
+        before, self._held = self._held[:start], b""
+        return self._characters.decode(before, final=True)

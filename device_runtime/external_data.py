@@ -1,7 +1,7 @@
 """Which other files an ONNX model reads its weights from.
 
-onnxruntime before 1.24 follows any path a model names, also out of its folder, so the names are
-looked up here first. Only the protobuf fields on the way to them are read: weights are stepped over.
+onnxruntime 1.23 follows any path a model names, also out of its folder, so the names are looked up
+here first. Only the protobuf fields on the way to them are read: weights are stepped over.
 """
 
 from __future__ import annotations

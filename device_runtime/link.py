@@ -10,7 +10,7 @@ import asyncio
 import logging
 import ssl
 import time
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from types import TracebackType
 from urllib.parse import urlsplit, urlunsplit
 
@@ -18,7 +18,7 @@ import aiohttp
 
 from device_runtime.protocol.device_session import DeviceSession
 from device_runtime.protocol.errors import ConfigError, ErrorCode, RefusedError, TandemError
-from device_runtime.protocol.messages import MAX_MESSAGE_BYTES
+from device_runtime.protocol.messages import MAX_MESSAGE_BYTES, refusal_code
 
 SESSION_PATH = "/v1/session"
 
@@ -37,6 +37,12 @@ class Traffic:
     bytes_down: int = 0
     frames_up: int = 0
     frames_down: int = 0
+
+    def since(self, earlier: Traffic) -> Traffic:
+        """What has crossed since an earlier copy."""
+        return Traffic(
+            *(now - then for now, then in zip(astuple(self), astuple(earlier), strict=True))
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +112,20 @@ class EdgeLink:
         """One message up, its answer down; repeated on a new connection if this one is lost."""
         try:
             await self.send(data)
-            return await self.receive()
+            answer = await self.receive()
         except EdgeLostError as loss:
             logger.warning("%s; trying again", loss)
-        await self.reopen()
-        await self.send(data)
-        return await self.receive()
+            await self.reopen()
+            await self.send(data)
+            answer = await self.receive()
+        if refusal_code(answer) is ErrorCode.WRONG_PREFIX:
+            logger.warning("the edge lost the text so far; sending all of it")
+            self.session.forget_edge()
+            await self.send(self.session.begin_again())
+            self.session.receive_begun(await self.receive())
+            await self.send(data)
+            answer = await self.receive()
+        return answer
 
     async def reopen(self) -> None:
         """Connect again within the patience and bring the edge to where this side stands."""

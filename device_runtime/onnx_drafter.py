@@ -12,6 +12,8 @@ from device_runtime.cached_graph import open_graph
 from device_runtime.protocol.errors import ErrorCode, LocalError
 from device_runtime.settings import RuntimeSettings
 
+__all__ = ["OnnxDrafter", "RuntimeSettings"]
+
 
 class OnnxDrafter:
     """A `Drafter` that runs a bundle's graph.
@@ -76,7 +78,7 @@ class OnnxDrafter:
         return row
 
     def _move_window(self) -> None:
-        """Start the cache anew where the text no longer fits, or where a rollback left too little."""
+        """Start the cache anew if the text no longer fits, or if a rollback left too little."""
         full = len(self._ids) - self._start > self._max_len
         thin = self._start > 0 and self._num_cached < self._max_len // 4
         if full or thin:

@@ -8,18 +8,20 @@ from pathlib import Path
 # Official builds report usage unless this is set before the library is initialised.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
-import onnxruntime as ort  # noqa: E402
+import onnxruntime as ort
 
-from device_runtime.protocol.errors import BundleError  # noqa: E402
-from device_runtime.settings import RuntimeSettings  # noqa: E402
+from device_runtime.protocol.errors import BundleError
+from device_runtime.settings import RuntimeSettings
+
+Session = ort.InferenceSession
 
 _ERRORS_ONLY = 3
 
 
-def open_session(path: Path, settings: RuntimeSettings) -> ort.InferenceSession:
+def open_session(path: Path, settings: RuntimeSettings) -> Session:
     """A session on the CPU; BundleError if this onnxruntime cannot load the model."""
     try:
-        return ort.InferenceSession(
+        return Session(
             str(path), session_options(settings), providers=["CPUExecutionProvider"]
         )
     except Exception as error:  # onnxruntime's own exceptions share no narrower base

@@ -52,7 +52,10 @@ def piece_rule(decoder: Mapping[str, Any]) -> PieceRule:
     by_kind = dict(zip(kinds, steps, strict=True))
     replace, strip = by_kind.get("Replace", {}), by_kind.get("Strip", {})
     simple = len(by_kind) == len(steps) and by_kind.keys() <= {
-        "Replace", "ByteFallback", "Fuse", "Strip",
+        "Replace",
+        "ByteFallback",
+        "Fuse",
+        "Strip",
     }
     if not simple or replace.get("content") != " " or strip.get("content", " ") != " ":
         raise BundleError(
@@ -64,7 +67,7 @@ def piece_rule(decoder: Mapping[str, Any]) -> PieceRule:
 
 
 def _byte_letters() -> dict[str, int]:
-    """The alphabet of byte-level tokenizers: printable Latin-1 as it is, the rest from U+0100 on."""
+    """The letters of byte-level tokenizers: printable Latin-1 as it is, the rest from U+0100."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = [byte for byte in range(256) if byte not in printable]
     letters = {chr(byte): byte for byte in printable}

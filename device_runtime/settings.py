@@ -14,11 +14,11 @@ class RuntimeSettings:
     num_threads: int = 0
     """Threads of one run; 0 lets onnxruntime take one per core."""
     max_tokens: int = 2048
-    """Positions the cache holds, if the model allows as many; longer texts are drafted from their tail."""
+    """Positions of the cache, at most the model's; a longer text is drafted from its tail."""
     prefill_chunk: int = 64
-    """Most tokens of one run: a run holds chunk × vocabulary logits, whether wanted or not."""
+    """Most tokens of one run; it holds chunk × vocabulary logits, wanted or not."""
     allow_spinning: bool = False
-    """Busy threads between the operators of a run: faster where nothing else runs, hot elsewhere."""
+    """Busy threads between the operators of a run: faster alone on the machine, and hotter."""
     memory_arena: bool = True
     """Keep memory from run to run; off saves some on boards with 1 GB or less."""
 

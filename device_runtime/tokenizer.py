@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,16 +38,15 @@ class Tokenizer:
             raise BundleError(
                 f"tokenizer.json cannot be read by tokenizers {tokenizers.__version__} ({error}); "
                 "export the model again or install a newer tokenizers"
-            ) from None
+            ) from error
         self._inner.no_truncation()
         self._inner.no_padding()
         added = self._inner.get_added_tokens_decoder()
         self._added = {index: token.content for index, token in added.items()}
         self._special = {index: token.content for index, token in added.items() if token.special}
         self._rule = _rule(self._inner)
-        self._num_ids = 1 + max(self._inner.get_vocab(with_added_tokens=True).values())
+        self._num_ids: int = 1 + max(self._inner.get_vocab(with_added_tokens=True).values())
         self._start = self._start_ids()
-        self.token_bytes = lru_cache(maxsize=8192)(self._token_bytes)
 
     @classmethod
     def open(cls, path: Path) -> Tokenizer:
@@ -84,7 +83,7 @@ class Tokenizer:
 
     def encode_text(self, text: str) -> list[int]:
         """A piece of text, taken literally: no special token comes out of what it says."""
-        ids = self._encode(text, specials=False).ids
+        ids: list[int] = self._encode(text, specials=False).ids
         leaks = {self._special[index] for index in ids if index in self._special}
         written = [special for special in leaks if special in text]
         if not written:
@@ -93,7 +92,7 @@ class Tokenizer:
         # that no part holds it whole. Overlapping ones are found too, hence the lookahead.
         cuts = re.compile(f"(?=({'|'.join(map(re.escape, written))}))")
         edges = [0, *(match.start() + 1 for match in cuts.finditer(text)), len(text)]
-        parts = [text[low:high] for low, high in zip(edges, edges[1:], strict=False)]
+        parts = [text[low:high] for low, high in pairwise(edges)]
         return [index for part in parts for index in self._encode(part, specials=False).ids]
 
     def encode_segments(self, segments: Sequence[Segment]) -> list[int]:
@@ -118,19 +117,18 @@ class Tokenizer:
         stream = self.detokenizer()
         return stream.feed(token_ids) + stream.flush()
 
-    def detokenizer(
-        self, context: Iterable[int] = (), stops: Sequence[str] = ()
-    ) -> Detokenizer:
+    def detokenizer(self, context: Iterable[int] = (), stops: Sequence[str] = ()) -> Detokenizer:
         """A streaming decoder of what follows `context`, up to the first of the stop strings."""
-        at_start = not any(self._token_bytes(index) for index in context)
+        at_start = not any(self.token_bytes(index) for index in context)
         return Detokenizer(self.token_bytes, stops, at_start and self._rule.strips_leading_space)
 
-    def _token_bytes(self, token_id: int) -> bytes:
+    def token_bytes(self, token_id: int) -> bytes:
         """What an id adds to the text; nothing for a special token."""
         if token_id in self._special:
             return b""
         if token_id in self._added:
-            return self._added[token_id].encode()
+            content: str = self._added[token_id]
+            return content.encode()
         entry = self.token(token_id)
         return UNDEFINED if entry is None else self._rule.to_bytes(entry[0])
 

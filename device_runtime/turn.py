@@ -1,9 +1,9 @@
 """The device's turn without I/O: draft a block, apply the verdict, keep the drafter in step.
 
-    data = turn.draft(gamma)
-    while data is not None:
-        step = turn.receive(await link.exchange(data))
-        data = step.send                       # a request for more draws, or None: the round is over
+data = turn.draft(gamma)
+while data is not None:
+step = turn.receive(await link.exchange(data))
+data = step.send  # a request for more draws, or None: the round is over
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ class Origin(Enum):
     ACCEPTED = "accepted"
     CORRECTED = "corrected"
     BONUS = "bonus"
+    UNVERIFIED = "unverified"
+    """The SLM's own: no edge has seen it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,7 @@ class TurnStep:
 
 @dataclass(slots=True)
 class Counts:
-    """What happened so far. alpha = accepted / judged: tokens after a rejection were never judged."""
+    """What happened so far. Tokens after a rejected one were drafted, but never judged."""
 
     rounds: int = 0
     drafted: int = 0
@@ -96,9 +98,11 @@ class Turn:
         drafter: Drafter,
         generation: Generation,
         coins: Coins,
+        counts: Counts,
         num_draws: Callable[[], int] | None = None,
     ) -> None:
-        self.counts = Counts()
+        """counts: where this generation's rounds are added; num_draws: for tests of `more`."""
+        self.counts = counts
         self._session = session
         self._drafter = drafter
         self._generation = generation

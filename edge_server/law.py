@@ -25,8 +25,8 @@ class LawBatch:
     """
 
     def __init__(self, weights: Tensor) -> None:
-        """weights (rows, vocab), float64, ≥ 0, no row all 0; rows are normalised."""
-        self.probs = weights / weights.sum(1, keepdim=True)
+        """weights (rows, vocab), float64, ≥ 0, no row all 0; normalised in place."""
+        self.probs = weights.div_(weights.sum(1, keepdim=True))
 
     def __len__(self) -> int:
         return len(self.probs)

@@ -47,7 +47,7 @@ def check(checkpoint: Checkpoint) -> None:
 def context_len(checkpoint: Checkpoint) -> int:
     """Positions the exported graph is right for; ExportError where the config does not say."""
     config = checkpoint.config
-    stated = [config[key] for key in _CONTEXT_KEYS if isinstance(config.get(key), int)]
+    stated: list[int] = [config[k] for k in _CONTEXT_KEYS if isinstance(config.get(k), int)]
     if not stated:
         raise ExportError(
             f"{checkpoint.source}/config.json states no context length; add max_position_embeddings"
@@ -55,7 +55,7 @@ def context_len(checkpoint: Checkpoint) -> int:
     rope: dict[str, Any] = config.get("rope_scaling") or {}
     original = config.get("original_max_position_embeddings")
     original = original or rope.get("original_max_position_embeddings")
-    # Beyond the original length such a model changes its rotary factors, which a traced graph cannot.
+    # Beyond the original length it changes its rotary factors, which a traced graph cannot.
     if "longrope" in (rope.get("rope_type"), rope.get("type")) and original:
         return min(stated[0], int(original))
-    return int(stated[0])
+    return stated[0]

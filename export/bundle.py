@@ -56,14 +56,14 @@ def check_space(out: Path, num_parameters: int) -> None:
     free_bytes = shutil.disk_usage(parent).free
     if free_bytes < needed_bytes:
         raise ExportError(
-            f"the export needs about {needed_bytes / 1e9:.1f} GB on the disk of {parent}, which has "
+            f"the export needs about {needed_bytes / 1e9:.1f} GB, and the disk of {parent} has "
             f"{free_bytes / 1e9:.1f} GB left; free some, or choose another place for --out"
         )
 
 
 @contextmanager
 def replacing(out: Path) -> Iterator[Path]:
-    """A new folder beside `out` that takes its place at the end; on an error `out` stays as it was."""
+    """A new folder that takes the place of `out` at the end; on an error `out` stays as it was."""
     out = out.resolve()
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:

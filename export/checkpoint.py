@@ -117,8 +117,8 @@ def _weight_files(folder: Path) -> list[Path]:
     if not (folder / _INDEX).is_file():
         if any(path for pattern in PICKLED for path in folder.glob(pattern)):
             raise ExportError(
-                f"{folder} has only pickled weights, which can run code when they are read; convert "
-                "them where you trust them: AutoModelForCausalLM.from_pretrained(...)"
+                f"{folder} has only pickled weights, which can run code when they are read; if you "
+                "trust them, convert them first: AutoModelForCausalLM.from_pretrained(...)"
                 ".save_pretrained(FOLDER, safe_serialization=True)"
             )
         raise ExportError(f"{folder} has no weights: {_SINGLE} or {_INDEX} was expected there")
@@ -216,7 +216,7 @@ def _tokenizer(folder: Path, tokenizer_config: dict[str, Any]) -> Tokenizer:
         raise ExportError(f"{folder} has no tokenizer.json (the fast tokenizer); {advice}")
     try:
         tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # tokenizers raises plain Exception
+    except Exception as error:  # noqa: BLE001 -- tokenizers raises nothing narrower
         raise ExportError(f"{path} cannot be read ({error}); {advice}") from None
     for id_, token in tokenizer_config.get("added_tokens_decoder", {}).items():
         if tokenizer.token_to_id(token["content"]) != int(id_):

@@ -25,19 +25,14 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `tandem export`."""
-    parser.add_argument("checkpoint", metavar="CHECKPOINT",
-                        help="folder of a causal language model, or hub id owner/name[@revision]")  # fmt: skip
-    parser.add_argument("--out", type=Path, required=True, metavar="BUNDLE",
-                        help="folder that gets the bundle")  # fmt: skip
-    parser.add_argument("--device", metavar="PROFILE",
-                        help="hardware profile of the device (see `tandem profiles list`)")  # fmt: skip
-    parser.add_argument("--graph", choices=convert.GRAPHS, default="optimum",
-                        help="kind of graph (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--weights", choices=convert.WEIGHTS, default="fp32",
-                        help="kind of weights (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--force", action="store_true", help="replace an older bundle")
-    parser.add_argument("--json", action="store_true",
-                        help="no progress; one JSON object on standard output")  # fmt: skip
+    add = parser.add_argument
+    add("checkpoint", metavar="CHECKPOINT", help="folder of a causal language model, or its hub id")
+    add("--out", type=Path, required=True, metavar="BUNDLE", help="folder that gets the bundle")
+    add("--device", metavar="PROFILE", help="hardware profile (see `tandem profiles list`)")
+    add("--graph", choices=convert.GRAPHS, default="optimum", help="default: %(default)s")
+    add("--weights", choices=convert.WEIGHTS, default="fp32", help="default: %(default)s")
+    add("--force", action="store_true", help="replace an older bundle")
+    add("--json", action="store_true", help="no progress; one JSON object on standard output")
 
 
 @dataclass(slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from device_runtime.protocol.errors import ConfigError
 from export.checkpoint import Checkpoint
@@ -51,7 +51,7 @@ def load_model(checkpoint: Checkpoint) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             checkpoint.folder,
             dtype=torch.float32,
             attn_implementation="eager",
@@ -62,13 +62,13 @@ def load_model(checkpoint: Checkpoint) -> PreTrainedModel:
         )
     except Exception as error:  # whatever a config can make transformers raise
         raise ExportError(f"{checkpoint.source} does not load: {_first_line(error)}") from error
-    if missing := sorted(info["missing_keys"]):
+    model: PreTrainedModel = loaded[0].eval()
+    if missing := sorted(loaded[1]["missing_keys"]):
         raise ExportError(
             f"{checkpoint.source} lacks {len(missing)} of its weights (such as {missing[0]}); "
             "download or save it completely"
         )
-    loaded: PreTrainedModel = model.eval()
-    return loaded
+    return model
 
 
 def convert(checkpoint: Checkpoint, model: PreTrainedModel, path: Path, build: Builder) -> None:

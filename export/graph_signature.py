@@ -11,7 +11,7 @@ from onnx import TensorProto, ValueInfoProto
 
 from export.errors import ExportError
 
-_DTYPES = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16"}
+_DTYPES = {int(TensorProto.FLOAT): "float32", int(TensorProto.FLOAT16): "float16"}
 _LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 

@@ -12,7 +12,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
+from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars
 
 from export.errors import ExportError
 
@@ -37,7 +37,7 @@ class Location:
 def locate(name: str) -> Location:
     """Folder or hub id (`owner/name`, `owner/name@revision`) → its description, on this machine.
 
-    Weights of a hub model come later, with `fetch_weights`. ExportError where there is no such thing.
+    Weights of a hub model come later, with `fetch_weights`. ExportError where there is none.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():

@@ -90,13 +90,11 @@ class NumpyRunner:
     def append(self, ids: Sequence[int]) -> Rows:
         """Take tokens in; logits (len(ids), vocab_size), one row after each."""
         s, end = self._signature, self.num_tokens + len(ids)
-        feed = {
-            s.input_ids_name: np.array([ids], np.int64),
-            s.attention_mask_name: np.ones((1, end), np.int64),
-            s.position_ids_name: np.arange(self.num_tokens, end)[None],
-            **self._cache,
-        }
-        feed = {name: value for name, value in feed.items() if name is not None}
+        feed = {s.input_ids_name: np.array([ids], np.int64), **self._cache}
+        if s.attention_mask_name is not None:
+            feed[s.attention_mask_name] = np.ones((1, end), np.int64)
+        if s.position_ids_name is not None:
+            feed[s.position_ids_name] = np.arange(self.num_tokens, end)[None]
         wanted = [s.logits_name, *self._presents.values()]
         logits, *cache = self._session.run(wanted, feed)
         self._cache = dict(zip(self._presents, cache, strict=True))

@@ -49,19 +49,18 @@ def _list(as_json: bool) -> str:
     device_rows = [_device_row(device) for device in devices]
     grid = papers_grid()
     link_rows = [_link_row(link) for link in links if link not in grid]
-    return "\n".join(
-        (
-            *_table(
-                ("device", "CPU", "read/core", "idle", "active", "sensor", "weights"), device_rows
-            ),
-            "",
-            *_table(("link", "down", "up", "round trip", "radio", "confidence"), link_rows),
-            f"and {len(grid)} links of the papers' grid: papers-{{0,20,50}}ms-{{10,50,100}}mbps, the "
-            "same with -up3 and -up10",
-            "",
-            "tandem profiles show NAME gives every number with its source.",
-        )
-    )
+    device_head = ("device", "CPU", "read/core", "idle", "active", "sensor", "weights")
+    link_head = ("link", "down", "up", "round trip", "radio", "confidence")
+    lines = [
+        *_table(device_head, device_rows),
+        "",
+        *_table(link_head, link_rows),
+        f"and {len(grid)} links of the papers' grid, papers-{{0,20,50}}ms-{{10,50,100}}mbps:",
+        "as fast up as down, or with the ending -up3 or -up10 a third or a tenth of it",
+        "",
+        "tandem profiles show NAME gives every number with its source.",
+    ]
+    return "\n".join(lines)
 
 
 def _head(profile: DeviceProfile | LinkProfile) -> dict[str, str]:

@@ -75,7 +75,9 @@ class TableRows:
 class TableEdge:
     """An edge in memory: `answer(bytes)` gives the bytes of every message it sends back."""
 
-    def __init__(self, table: Table, end_ids: tuple[int, ...] = (), num_ids: int | None = None) -> None:
+    def __init__(
+        self, table: Table, end_ids: tuple[int, ...] = (), num_ids: int | None = None
+    ) -> None:
         self.table = table
         self.num_ids = num_ids or table.shape[1]
         facts = EdgeFacts("table", self.num_ids, vocabulary_hash, 512, end_ids)

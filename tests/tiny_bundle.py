@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,8 @@ from device_runtime.protocol.manifest import FORMAT_VERSION, Manifest, sha256
 
 SPECIALS = ("<|end|>", "<|im_start|>", "<|im_end|>")
 MERGES = ("t h", "th e", "Ġ the", "i n", "Ġ a", "a n", "an d", "Ġ t", "o u", "Ċ Ċ")
-HOLE_ID = 300
-"""An id below the last one that the tokenizer does not define."""
+HOLE = "Ġhole"
+"""In place of a token that the tokenizer does not define, just before its last one."""
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n"
     "{{ message.content | trim }}<|im_end|>\n{% endfor %}"
@@ -49,11 +50,11 @@ class TinyShape:
 def make_bundle(
     folder: Path, graph: str = "fused", shape: TinyShape | None = None, seed: int = 0
 ) -> Path:
-    """Write model.onnx, tokenizer.json, chat_template.jinja and manifest.json; returns the folder."""
+    """Write a bundle of that graph kind with all its files; returns the folder."""
     shape = shape or TinyShape()
     folder.mkdir(parents=True, exist_ok=True)
     onnx.save(decoder(graph, shape, seed), folder / "model.onnx")
-    byte_level_tokenizer().save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer.json").write_text(byte_level_tokenizer())
     (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)
     write_manifest(folder, graph, shape)
     return folder
@@ -91,18 +92,20 @@ def write_manifest(folder: Path, graph: str, shape: TinyShape) -> None:
     ).save(folder)
 
 
-def byte_level_tokenizer() -> Tokenizer:
-    """A byte-level BPE over all 256 bytes with a few merges, three special tokens and a hole."""
+def byte_level_tokenizer() -> str:
+    """tokenizer.json: a byte-level BPE over all bytes, a few merges, special tokens and a hole."""
     tokens = [*SPECIALS, *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    tokens += [merge.replace(" ", "") for merge in MERGES]
+    tokens += [merge.replace(" ", "") for merge in MERGES[:-1]]
+    tokens += [HOLE, MERGES[-1].replace(" ", "")]
     vocab = {token: index for index, token in enumerate(tokens)}
     merges = [(left, right) for left, right in (merge.split(" ") for merge in MERGES)]
-    vocab["ĠHOLE"] = HOLE_ID + 1
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in SPECIALS])
-    return tokenizer
+    content = json.loads(tokenizer.to_str())
+    del content["model"]["vocab"][HOLE]
+    return json.dumps(content)
 
 
 def decoder(graph: str, shape: TinyShape, seed: int) -> onnx.ModelProto:
@@ -185,7 +188,9 @@ class _Writer:
 
     def model(self, position_ids: bool) -> onnx.ModelProto:
         shape, kind = self.shape, TensorProto.FLOAT
-        cache = [1, shape.num_kv_heads, "cache", shape.head_size]
+        past, present = (
+            [1, shape.num_kv_heads, length, shape.head_size] for length in ("past_len", "total_len")
+        )
         pairs = [(i, part) for i in range(shape.num_layers) for part in ("key", "value")]
         ids = ["input_ids", "attention_mask"] + ["position_ids"] * position_ids
         info = helper.make_tensor_value_info
@@ -193,12 +198,9 @@ class _Writer:
             self.nodes,
             "tiny",
             [info(name, TensorProto.INT64, [1, f"{name}_len"]) for name in ids]
-            + [info(f"past_key_values.{i}.{part}", kind, cache) for i, part in pairs],
+            + [info(f"past_key_values.{i}.{part}", kind, past) for i, part in pairs],
             [info("logits", kind, [1, "input_ids_len", shape.vocab_size])]
-            + [
-                info(f"present.{i}.{part}", kind, [*cache[:2], "grown", cache[3]])
-                for i, part in pairs
-            ],
+            + [info(f"present.{i}.{part}", kind, present) for i, part in pairs],
             self.weights,
         )
         domains = [helper.make_opsetid("", 18), helper.make_opsetid("com.microsoft", 1)]

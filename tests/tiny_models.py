@@ -100,8 +100,10 @@ def tiny_model(
     }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **settings))
-    return model.eval()
+        auto: Any = AutoModelForCausalLM
+        random: Any = auto.from_config(AutoConfig.for_model(model_type, **settings))
+    model: PreTrainedModel = random.eval()
+    return model
 
 
 def with_noise(model: PreTrainedModel, scale: float, seed: int = 1) -> PreTrainedModel:
@@ -116,7 +118,7 @@ def with_noise(model: PreTrainedModel, scale: float, seed: int = 1) -> PreTraine
         for weight in noisy.parameters():
             if weight.ndim > 1:
                 noise = torch.randn(weight.shape, generator=generator, dtype=weight.dtype)
-                weight += scale * weight.std() * noise
+                weight.add_(scale * weight.std() * noise)
     return noisy
 
 
@@ -129,13 +131,14 @@ def save_checkpoint(
     max_shard_size: int | str = "5GB",
 ) -> Path:
     """Write weights (safetensors of `dtype`), configs and tokenizer; returns the folder."""
-    copy.deepcopy(model).to(dtype).save_pretrained(folder, max_shard_size=max_shard_size)
-    tokenizer = PreTrainedTokenizerFast(
+    cast: Any = copy.deepcopy(model)
+    cast.to(dtype).save_pretrained(folder, max_shard_size=max_shard_size)
+    fast: Any = PreTrainedTokenizerFast
+    fast(
         tokenizer_object=tiny_tokenizer(),
         bos_token=START,
         eos_token=END,
         chat_template=chat_template,
         model_max_length=CONTEXT_LEN,
-    )
-    tokenizer.save_pretrained(folder)
+    ).save_pretrained(folder)
     return folder

@@ -26,11 +26,12 @@ from device_runtime.protocol.messages import (
     Begin, Begun, Cancel, Close, Ending, Flags, Hello, Message, More, Round, Stream, Tokens, Verdict,
     Welcome, encode, pad_verdict,
 )  # fmt: skip
+from device_runtime.protocol.randomness import edge_streams
 from device_runtime.protocol.sampling import Sampling
 from device_runtime.protocol.schemes import scheme_coded
-from device_runtime.protocol.schemes.base import Ask, Drafted, Scheme, Vocabulary
+from device_runtime.protocol.schemes.base import Ask, Drafted, Scheme, TokenReply, Vocabulary
 from device_runtime.protocol.tokens import TokenList
-from device_runtime.protocol.verify import Judgement, RoundKey, judge_block, reject_again
+from device_runtime.protocol.verify import Judgement, RoundKey, StreamsAt, judge_block, reject_again
 from device_runtime.protocol.wire import BitReader, Writer
 
 NUM_STORED_VERDICTS = 4
@@ -104,8 +105,11 @@ class _PendingRound:
 class EdgeSession:
     """One device's session on this edge."""
 
-    def __init__(self, facts: EdgeFacts, resume_token: bytes) -> None:
+    def __init__(
+        self, facts: EdgeFacts, resume_token: bytes, streams_at: StreamsAt = edge_streams
+    ) -> None:
         self.facts = facts
+        self._streams_at = streams_at
         self.resume_token = resume_token
         self.state = State.NEW
         self.tokens = TokenList()
@@ -229,6 +233,8 @@ class EdgeSession:
         return Step(job=Job(tokens, num_rows))
 
     def _more(self, more: More) -> Step:
+        if isinstance(self._scheme, TokenReply):
+            raise RemoteError(ErrorCode.UNEXPECTED_MESSAGE, "the replacement has been sent")
         if self._expected != (more.epoch + 1, 0):
             raise RemoteError(ErrorCode.WRONG_ROUND, "no rejection of that round is open")
         if more.base != len(self.tokens) or not self.tokens.holds(more.base, more.prefix_hash):
@@ -268,7 +274,7 @@ class EdgeSession:
             scheme, law_at, pending.block, num_tokens,
             RoundKey(generation.seed, message.epoch, message.round_number),
             Ask(message.num_draws), frozenset(generation.end_ids),
-            bonus=Flags.NO_BONUS not in message.flags,
+            bonus=Flags.NO_BONUS not in message.flags, streams_at=self._streams_at,
         )  # fmt: skip
         self._advance(message, pending.block, judgement)
         logprobs = self._logprobs(message, rows) if Flags.LOGPROBS in message.flags else ()
@@ -301,7 +307,7 @@ class EdgeSession:
         p = rows.law(0, generation.sampling, self.tokens.ids[generation.boundary :])
         key = RoundKey(generation.seed, more.epoch, more.round_number)
         ask = Ask(more.num_draws, more.first, more.whole_row)
-        rejection = reject_again(scheme, p, more.base, key, ask)
+        rejection = reject_again(scheme, p, more.base, key, ask, self._streams_at)
         return self._encode(more, Judgement(0, rejection=rejection), ())
 
     def _encode(
@@ -347,7 +353,10 @@ class EdgeSession:
             return rows.law(0, generation.sampling, generated)
 
         key = RoundKey(generation.seed, *self._expected)
-        judgement = judge_block(scheme, law_at, (), len(self.tokens), key, Ask(), frozenset())
+        judgement = judge_block(
+            scheme, law_at, (), len(self.tokens), key, Ask(), frozenset(),
+            streams_at=self._streams_at,
+        )  # fmt: skip
         assert judgement.next_token is not None
         self.tokens.append([judgement.next_token])
         self._stream_left = max(0, self._stream_left - 1)

@@ -90,12 +90,13 @@ class ArrayLaw:
 
     def draw(self, uniforms: Floats) -> Ids:
         if self._cdf is None and len(uniforms) < len(self.ids) // 1024:
-            return self.ids.take(self._positions_by_block(uniforms), mode="clip")
-        if self._cdf is None:
-            self._cdf = np.cumsum(self._weights)
-        # Scaled by the last sum, so that rounding cannot push a draw past the end.
-        at = np.searchsorted(self._cdf, uniforms * self._cdf[-1], side="right")
-        return self.ids.take(at, mode="clip")
+            at = self._positions_by_block(uniforms)
+        else:
+            if self._cdf is None:
+                self._cdf = np.cumsum(self._weights)
+            # Scaled by the last sum, so that rounding cannot push a draw past the end.
+            at = np.searchsorted(self._cdf, uniforms * self._cdf[-1], side="right")
+        return self.ids[np.minimum(at, len(self.ids) - 1)]
 
     def _positions_by_block(self, uniforms: Floats) -> Ids:
         """The same search in two steps: a few draws do not pay for the sums of all ids."""
@@ -108,8 +109,8 @@ class ArrayLaw:
         at = (blocks * _BLOCK)[:, None] + np.arange(_BLOCK)  # (n, _BLOCK)
         sums = np.cumsum(self._weights.take(at, mode="clip"), axis=1)
         # Rounding may give one position too many: the next id has positive probability too.
-        inside: Ids = (sums <= rest[:, None]).sum(axis=1)
-        return blocks * _BLOCK + inside
+        positions: Ids = blocks * _BLOCK + (sums <= rest[:, None]).sum(axis=1)
+        return positions
 
     def support(self) -> Ids:
         return self.ids

@@ -7,9 +7,11 @@ exactly as many bytes as it implies are taken from the stream.
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 import zstandard
+from numpy.typing import NDArray
 
 from device_runtime.protocol.grid import Indices
 from device_runtime.protocol.law import Ids
@@ -47,7 +49,7 @@ def read_row(data: Reader, num_ids: int, num_levels: int) -> tuple[Ids, Indices]
     return ids, indices
 
 
-def _from_planes(raw: bytes, dtype: np.dtype, count: int) -> np.ndarray:  # type: ignore[type-arg]
+def _from_planes(raw: bytes, dtype: np.dtype[Any], count: int) -> NDArray[Any]:
     planes = np.frombuffer(raw, np.uint8).reshape(dtype.itemsize, count)
     return np.ascontiguousarray(planes.T).reshape(-1).view(dtype)
 

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from device_runtime.protocol.law import Law
-from device_runtime.protocol.randomness import edge_streams
+from device_runtime.protocol.randomness import Streams, edge_streams
 from device_runtime.protocol.schemes.base import Ask, Drafted, Place, Scheme
 
 LawAt = Callable[[int], Law]
 """Row index i → the law of the token after the first i drafted ones."""
+StreamsAt = Callable[[int, int, int, int], Streams]
+"""(seed, epoch, round number, position) → the edge's coins there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,27 +47,35 @@ def judge_block(
     ask: Ask,
     end_ids: frozenset[int],
     bonus: bool = True,
+    streams_at: StreamsAt = edge_streams,
 ) -> Judgement:
     """Judge `block`, whose first token stands at absolute position `base`."""
     for i, drafted in enumerate(block):
         p = law_at(i)
-        place, streams = _at(key, base + i)
+        place, streams = _at(key, base + i, streams_at)
         if not scheme.accepts(p, drafted, place, streams):
             return Judgement(i, rejection=scheme.reject(p, drafted, place, streams, ask))
         if drafted.token_id in end_ids:
             return Judgement(i + 1)
     if not bonus:
         return Judgement(len(block))
-    place, streams = _at(key, base + len(block))
+    place, streams = _at(key, base + len(block), streams_at)
     return Judgement(len(block), scheme.next_token(law_at(len(block)), place, streams))
 
 
-def reject_again(scheme: Scheme, p: Law, position: int, key: RoundKey, ask: Ask) -> Any:
+def reject_again(
+    scheme: Scheme,
+    p: Law,
+    position: int,
+    key: RoundKey,
+    ask: Ask,
+    streams_at: StreamsAt = edge_streams,
+) -> Any:
     """More of what a rejection at `position` sent: the same streams from draw `ask.first` on."""
-    place, streams = _at(key, position)
+    place, streams = _at(key, position, streams_at)
     return scheme.reject(p, Drafted(-1), place, streams, ask)
 
 
-def _at(key: RoundKey, position: int) -> tuple[Place, Any]:
-    streams = edge_streams(key.seed, key.epoch, key.round_number, position)
+def _at(key: RoundKey, position: int, streams_at: StreamsAt) -> tuple[Place, Streams]:
+    streams = streams_at(key.seed, key.epoch, key.round_number, position)
     return Place(key.seed, position), streams

@@ -53,8 +53,7 @@ def read_vocabulary(tokenizer_json: bytes) -> list[Entry]:
             f"tokenizer.json holds no vocabulary this version reads ({error!r}); "
             "export the model again from a checkpoint with a fast tokenizer"
         ) from None
-    entries: dict[Any, Entry] = {index: (text, False) for index, text in strings.items()} | added
-    return _in_order(entries)
+    return _in_order({**{index: (text, False) for index, text in strings.items()}, **added})
 
 
 def _by_id(vocab: dict[str, int]) -> dict[int, str]:

@@ -13,7 +13,7 @@ from device_runtime.protocol.sampling import Sampling, to_law
 from device_runtime.protocol.schemes import SCHEMES, scheme_named
 from device_runtime.protocol.schemes.coupled import coupled_token
 from device_runtime.protocol.schemes.base import Place
-from device_runtime.turn import Committed, Origin, Turn
+from device_runtime.turn import Committed, Counts, Origin, Turn
 from tests.table_model import Table, TableDrafter, TableEdge, open_session, random_table
 
 VOCAB = 12
@@ -35,7 +35,7 @@ def generate(
     """Commit at least num_tokens tokens after the session's tokens."""
     draws = None if num_draws is None else (lambda: num_draws)
     session.receive_begun(edge.answer(session.begin(generation)))
-    turn = Turn(session, drafter, generation, device_coins(5), draws)
+    turn = Turn(session, drafter, generation, device_coins(5), Counts(), draws)
     committed: list[Committed] = []
     while len(committed) < num_tokens:
         data: bytes | None = turn.draft(gamma)
@@ -146,7 +146,7 @@ def test_an_edge_that_lost_everything_goes_on_after_begin_again(scheme: str) -> 
         edge, session, drafter = start()
         generation = begin(scheme)
         session.receive_begun(edge.answer(session.begin(generation)))
-        turn = Turn(session, drafter, generation, device_coins(5), lambda: 2)
+        turn = Turn(session, drafter, generation, device_coins(5), Counts(), lambda: 2)
         while len(session.tokens) < 60:
             data: bytes | None = turn.draft(4)
             while data is not None:

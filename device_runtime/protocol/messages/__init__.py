@@ -19,7 +19,7 @@ from device_runtime.protocol.wire import Reader, Writer, malformed
 __all__ = [
     "MAX_GAMMA", "MAX_MESSAGE_BYTES", "PROTOCOL_VERSION", "Begin", "Begun", "Cancel", "Close",
     "Ending", "Flags", "Hello", "Kind", "Message", "More", "Refusal", "Round", "Stream", "Tokens",
-    "Verdict", "Welcome", "decode", "encode", "pad_verdict",
+    "Verdict", "Welcome", "decode", "encode", "pad_verdict", "refusal_code",
 ]  # fmt: skip
 
 PROTOCOL_VERSION = 1
@@ -65,6 +65,14 @@ def decode(data: bytes) -> Message:
     message = _CLASSES[kind].read(reader)
     reader.finish()
     return message
+
+
+def refusal_code(data: bytes) -> ErrorCode | None:
+    """The code of a refusal; None for any other bytes."""
+    if data[1:2] != bytes([Kind.ERROR]):
+        return None
+    message = decode(data)
+    return message.code if isinstance(message, Refusal) else None
 
 
 def pad_verdict(verdict: Verdict, multiple: int) -> Verdict:

@@ -6,10 +6,14 @@ from device_runtime.protocol.errors import ConfigError, ErrorCode, RemoteError
 from device_runtime.protocol.grid import GRID
 from device_runtime.protocol.schemes.base import Scheme
 from device_runtime.protocol.schemes.coupled import Coupled
+from device_runtime.protocol.schemes.dsd import WholeRow
 from device_runtime.protocol.schemes.dssd import Dssd
 from device_runtime.protocol.schemes.greedy import GreedyDraft
+from device_runtime.protocol.schemes.known_draft import KnownDraft
 from device_runtime.protocol.schemes.packed import DssdPacked
+from device_runtime.protocol.schemes.sqs import DEFAULT_RESOLUTION, Lattice
 from device_runtime.protocol.schemes.thinned import DssdThinned
+from device_runtime.protocol.schemes.tk_slt import DEFAULT_NUM_KEPT, Pairs
 
 DEFAULT_SCHEME = "dssd-thinned"
 SEEDED_SCHEME = "coupled"
@@ -24,6 +28,11 @@ SCHEMES: dict[str, Scheme] = {
         Dssd("dssd-fp32", 4, "<f4"),
         DssdPacked(GRID),
         DssdThinned(GRID),
+        KnownDraft("dsd", 10, WholeRow()),
+        KnownDraft("tk-slt", 11, Pairs(DEFAULT_NUM_KEPT)),
+        KnownDraft("tk-slt-nucleus", 12, Pairs(num_kept=1024, share=0.9)),
+        KnownDraft("sqs", 13, Lattice(DEFAULT_RESOLUTION, DEFAULT_NUM_KEPT)),
+        KnownDraft("qsv", 14, Lattice(DEFAULT_RESOLUTION)),
     )
 }
 _BY_CODE = {scheme.code: scheme for scheme in SCHEMES.values()}

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from device_runtime.protocol.grid import Grid
 from device_runtime.protocol.law import Law
@@ -77,7 +78,7 @@ class DssdThinned(IndexTest):
         num_coins = np.array([draws.num_draws - draws.num_unconditional for draws in rejection])
         passed = coins.flip(np.repeat(np.maximum(0.0, 1.0 - probs), num_coins))
         kept = [draws.token_id for draws in rejection for _ in range(draws.num_unconditional)]
-        return kept + np.repeat(ids, num_coins)[passed].tolist()
+        return [*kept, *np.repeat(ids, num_coins)[passed].tolist()]
 
     def write_rejection(self, out: Writer, rejection: Any, vocab: Vocabulary) -> None:
         if isinstance(rejection, PackedRow):
@@ -136,7 +137,7 @@ def read_draws(data: bytes, count: int, grid: Grid, vocab: Vocabulary) -> tuple[
     return tuple(rejection)
 
 
-def best_low_bits(gaps: np.ndarray) -> int:  # type: ignore[type-arg]
+def best_low_bits(gaps: NDArray[np.int64]) -> int:
     """The Golomb parameter with the fewest bits for these gaps."""
     shifts = np.arange(20)
     heads = (gaps[:, None] >> shifts) + 1

@@ -26,7 +26,10 @@ def test_the_integers_are_splitmix64s() -> None:
 
 
 def test_every_word_of_a_key_counts_and_so_does_its_place() -> None:
-    keys = {stream_key(*words) for words in [(1, 2, 3), (1, 2, 4), (1, 3, 2), (2, 1, 3), (1, 2), (0,), ()]}
+    keys = {
+        stream_key(*words)
+        for words in [(1, 2, 3), (1, 2, 4), (1, 3, 2), (2, 1, 3), (1, 2), (0,), ()]
+    }
     assert len(keys) == 7
 
 

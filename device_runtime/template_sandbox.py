@@ -1,0 +1,100 @@
+"""The Jinja environment for chat templates: what Hugging Face templates need, within bounds.
+
+A template comes with the model, so it is not ours. It runs in Jinja's immutable sandbox, which
+keeps it from Python's internals; the passes of its loops and the length of repeated strings are
+bounded too. What is left: a template can waste memory by doubling a string in a loop. Take bundles
+only from those you trust.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Any, NoReturn
+
+from jinja2 import Template, nodes
+from jinja2.exceptions import SecurityError, TemplateError
+from jinja2.ext import Extension
+from jinja2.parser import Parser
+from jinja2.runtime import Context
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+MAX_LOOP_PASSES = 100_000
+MAX_REPEATED = 100_000
+"""Elements of what `*` may make out of a string or list."""
+
+
+class RefusedMessagesError(TemplateError):
+    """The template itself raised: it does not allow these messages."""
+
+
+class _Generation(Extension):
+    """`{% generation %}` marks what a model wrote, for training; here it only holds its body."""
+
+    tags = {"generation"}  # noqa: RUF012 - the name and type that Jinja reads
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+class BoundedEnvironment(ImmutableSandboxedEnvironment):
+    """One environment renders one template once."""
+
+    intercepted_binops = frozenset({"*", "**"})
+
+    def __init__(self) -> None:
+        super().__init__(
+            trim_blocks=True,
+            lstrip_blocks=True,
+            extensions=["jinja2.ext.loopcontrols", _Generation],
+        )
+        self._num_passes = 0
+        self.globals |= {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
+        self.filters["tojson"] = _tojson
+
+    def count_pass(self) -> None:
+        """Called by every pass of every loop."""
+        self._num_passes += 1
+        if self._num_passes > MAX_LOOP_PASSES:
+            raise SecurityError(f"its loops take more than {MAX_LOOP_PASSES} passes")
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        if operator == "**" and right > 64:
+            raise SecurityError(f"it raises a number to the power {right}")
+        for value, times in ((left, right), (right, left)):
+            if isinstance(value, (str, list, tuple)) and len(value) * times > MAX_REPEATED:
+                raise SecurityError(f"it repeats a value {times} times")
+        return super().call_binop(context, operator, left, right)
+
+    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
+        tree = super()._parse(source, name, filename)
+        for loop in tree.find_all(nodes.For):
+            count = nodes.Call(nodes.EnvironmentAttribute("count_pass"), [], [], None, None)
+            loop.body.insert(0, nodes.ExprStmt(count))
+        return tree
+
+
+def render_bounded(source: str, max_chars: int, variables: dict[str, Any]) -> str:
+    """The rendered text; SecurityError where it grows beyond max_chars."""
+    template: Template = BoundedEnvironment().from_string(source)
+    parts, num_chars = [], 0
+    for part in template.generate(variables):
+        parts.append(part)
+        num_chars += len(part)
+        if num_chars > max_chars:
+            raise SecurityError(f"it writes more than {max_chars} characters")
+    return "".join(parts)
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise RefusedMessagesError(message)
+
+
+def _strftime_now(layout: str) -> str:
+    return datetime.now().astimezone().strftime(layout)
+
+
+def _tojson(value: Any, indent: int | None = None) -> str:
+    # Jinja's own filter escapes for HTML, which would change what the model reads.
+    return json.dumps(value, ensure_ascii=False, indent=indent)

@@ -1,0 +1,101 @@
+"""What an answer has become so far: its tokens, its text, its clock, and whether it is over."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import Enum
+
+from device_runtime.detokenizer import Detokenizer
+from device_runtime.turn import Committed, Origin
+
+
+class FinishReason(str, Enum):
+    """Why an answer ended."""
+
+    END = "stop"
+    """The model wrote an end token, or a stop string came up."""
+    LENGTH = "length"
+    """max_tokens, or the end of the LLM's context."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Text that is certain now, and the token with which it became so."""
+
+    text: str
+    origin: Origin
+
+
+@dataclass(slots=True)
+class Transcript:
+    """Collects committed tokens. Tokens after the end of the answer are not taken."""
+
+    detokenizer: Detokenizer
+    end_ids: frozenset[int]
+    max_tokens: int
+    token_ids: list[int] = field(default_factory=list)
+    text: str = ""
+    finish_reason: FinishReason | None = None
+    started_s: float = field(default_factory=time.monotonic)
+    first_token_s: float | None = None
+    last_token_s: float | None = None
+
+    @property
+    def num_left(self) -> int:
+        """Tokens that may still come."""
+        return self.max_tokens - len(self.token_ids)
+
+    def add(self, committed: Iterable[Committed]) -> list[Piece]:
+        """Take tokens; what can be shown now. At the end of the answer held-back text comes too."""
+        pieces = []
+        for token in committed:
+            if self.finish_reason is not None:
+                break
+            pieces.append(Piece(self._take(token.token_id), token.origin))
+        return [piece for piece in pieces if piece.text]
+
+    def _take(self, token_id: int) -> str:
+        now = time.monotonic()
+        self.first_token_s = self.first_token_s or now
+        self.last_token_s = now
+        self.token_ids.append(token_id)
+        ended = token_id in self.end_ids
+        # An end token is committed and never shown, whatever its string is.
+        text = "" if ended else self.detokenizer.feed([token_id])
+        if self.detokenizer.stop is not None:
+            # The tokens of the stop string do not stand: neither cache may keep them.
+            del self.token_ids[self.detokenizer.num_tokens :]
+        if ended or self.detokenizer.stop is not None:
+            self.finish_reason = FinishReason.END
+        elif self.num_left == 0:
+            self.finish_reason = FinishReason.LENGTH
+        if self.finish_reason is not None:
+            text += self.detokenizer.flush()
+        self.text += text
+        return text
+
+    def out_of_context(self) -> list[Piece]:
+        """The context is full: end here."""
+        self.finish_reason = FinishReason.LENGTH
+        text = self.detokenizer.flush()
+        self.text += text
+        return [Piece(text, Origin.BONUS)] if text else []
+
+    @property
+    def ttft_s(self) -> float | None:
+        """Time to the first committed token."""
+        return None if self.first_token_s is None else self.first_token_s - self.started_s
+
+    @property
+    def tpot_s(self) -> float | None:
+        """Time per output token after the first."""
+        if self.first_token_s is None or self.last_token_s is None or len(self.token_ids) < 2:
+            return None
+        return (self.last_token_s - self.first_token_s) / (len(self.token_ids) - 1)
+
+    @property
+    def wall_s(self) -> float:
+        """From the start to the last token."""
+        return (self.last_token_s or time.monotonic()) - self.started_s

@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from tests.law_fixture import (
+    INF, MUTANTS, Case, Laws, NumpyLaws, Reference, agrees, every_kind, every_sampling, rows_to_try,
+)  # fmt: skip
+
+from device_runtime.protocol.errors import ConfigError
+from device_runtime.protocol.sampling import LogitsError, Sampling
+
+ROWS = rows_to_try()
+GENERATED = (1, 3, 3, 3, 0, 77)
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_every_combination_of_parameters_gives_the_reference_law(row: str) -> None:
+    # The torch laws are compared with these, in one batch, in tests/edge_server/test_law.py.
+    for sampling in every_sampling():
+        case = Case(ROWS[row], sampling, GENERATED)
+        assert agrees(NumpyLaws().to_law(case), Reference().probs(case)), sampling
+
+
+logit_values = st.one_of(
+    st.integers(-4, 4).map(float),
+    st.integers(-30_000, 30_000).map(lambda n: n / 1024),
+    st.just(-INF),
+)
+samplings = st.builds(
+    Sampling,
+    temperature=st.sampled_from((0.0, 0.2, 0.8, 1.0, 1.7)),
+    top_k=st.sampled_from((0, 1, 3, 40)),
+    top_p=st.sampled_from((1.0, 0.95, 0.9, 0.5, 1e-6)) | st.floats(0.01, 1.0),
+    min_p=st.sampled_from((0.0, 0.05, 0.5, 1.0)) | st.floats(0.0, 1.0),
+    repetition_penalty=st.sampled_from((1.0, 1.3, 0.7)),
+    presence_penalty=st.sampled_from((0.0, 0.5, -0.4)),
+    frequency_penalty=st.sampled_from((0.0, 0.3, -0.2)),
+    logit_bias=st.dictionaries(st.integers(0, 120), st.floats(-9, 9), max_size=4).map(
+        lambda biases: tuple(sorted(biases.items()))
+    ),
+)
+
+
+@every_kind
+@settings(max_examples=300, deadline=None)
+@given(
+    logits=st.lists(logit_values, min_size=1, max_size=100),
+    sampling=samplings,
+    generated=st.lists(st.integers(0, 120), max_size=12).map(tuple),
+    num_ids=st.none() | st.integers(1, 120),
+)
+def test_random_laws_are_the_reference_law(
+    laws: Laws,
+    logits: list[float],
+    sampling: Sampling,
+    generated: tuple[int, ...],
+    num_ids: int | None,
+) -> None:
+    assume(max(logits[:num_ids]) > -INF)
+    case = Case(np.array(logits, np.float32), sampling, generated, num_ids)
+    reference = Reference()
+    probs = reference.probs(case)
+    assume(reference.margin > 1e-12)
+    assert agrees(laws.to_law(case), probs)
+
+
+@every_kind
+@pytest.mark.parametrize("vocab_size", [1_000, 5_003, 20_011, 49_152])
+@pytest.mark.parametrize("shape", ["peaked", "flat", "ties", "masked"])
+def test_large_vocabularies_give_the_reference_law(laws: Laws, vocab_size: int, shape: str) -> None:
+    rng = np.random.default_rng(vocab_size)
+    row = {
+        "peaked": -1.3 * np.log1p(rng.permutation(vocab_size)) + rng.normal(0, 1, vocab_size),
+        "flat": rng.normal(0, 0.01, vocab_size),
+        "ties": rng.integers(-12, 3, vocab_size).astype(float),
+        "masked": np.where(rng.random(vocab_size) < 0.999, -INF, rng.normal(0, 1, vocab_size)),
+    }[shape].astype(np.float32)
+    for sampling in (
+        Sampling(top_p=0.9),
+        Sampling(temperature=0.7, top_p=0.95),
+        Sampling(top_k=40),
+        Sampling(top_k=700, top_p=0.8, min_p=0.01),
+        Sampling(min_p=0.1),
+    ):
+        case = Case(row, sampling)
+        assert agrees(laws.to_law(case), Reference().probs(case)), sampling
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_each_mutant_of_the_reference_is_noticed(mutant: type[Reference]) -> None:
+    def noticed(case: Case) -> bool:
+        return not agrees(NumpyLaws().to_law(case), mutant().probs(case))
+
+    assert any(
+        noticed(Case(row, sampling, GENERATED))
+        for row in (ROWS["random"], ROWS["ties"])
+        for sampling in every_sampling()[::7]
+    )
+
+
+@every_kind
+@pytest.mark.parametrize(
+    ("sampling", "expected"),
+    [
+        (Sampling(), [4 / 10, 3 / 10, 2 / 10, 1 / 10]),
+        (Sampling(top_p=0.4), [1.0, 0.0, 0.0, 0.0]),
+        (Sampling(top_p=0.41), [4 / 7, 3 / 7, 0.0, 0.0]),
+        (Sampling(top_k=3, top_p=0.7), [4 / 7, 3 / 7, 0.0, 0.0]),
+        (Sampling(min_p=0.5), [4 / 9, 3 / 9, 2 / 9, 0.0]),
+        (Sampling(min_p=0.51), [4 / 7, 3 / 7, 0.0, 0.0]),
+        (Sampling(temperature=0.5), [16 / 30, 9 / 30, 4 / 30, 1 / 30]),
+        (Sampling(logit_bias=((3, math.log(4.0)),)), [4 / 13, 3 / 13, 2 / 13, 4 / 13]),
+    ],
+)
+def test_the_laws_of_four_ids_are_as_worked_out_by_hand(
+    laws: Laws, sampling: Sampling, expected: list[float]
+) -> None:
+    # min-p 0.5 is exact here: ln 4 − ln 2 = ln 2 up to rounding, which 1e-9 steps over.
+    logits = np.log([4.0, 3.0, 2.0 + 1e-9, 1.0])
+    law = laws.to_law(Case(logits, sampling))
+    np.testing.assert_allclose(law.prob(np.arange(4)), expected, atol=1e-8)
+
+
+@every_kind
+def test_penalties_count_generated_tokens_and_change_signs_as_transformers_does(
+    laws: Laws,
+) -> None:
+    logits = np.array([2.0, -2.0, 1.0, 0.0])
+    sampling = Sampling(repetition_penalty=2.0, presence_penalty=0.25, frequency_penalty=0.5)
+    law = laws.to_law(Case(logits, sampling, generated=(0, 1, 1, 9)))
+    expected = np.exp([2.0 / 2 - 0.25 - 0.5, -2.0 * 2 - 0.25 - 2 * 0.5, 1.0, 0.0])
+    np.testing.assert_allclose(law.prob(np.arange(4)), expected / expected.sum(), rtol=1e-12)
+
+
+@every_kind
+def test_greedy_takes_the_lowest_id_among_equals(laws: Laws) -> None:
+    logits = np.array([0.0, 3.0, -INF, 3.0, 3.0], np.float32)
+    law = laws.to_law(Case(logits, Sampling(temperature=0.0, top_k=2, top_p=0.1)))
+    assert law.support().tolist() == [1]
+    assert law.prob(np.arange(5)).tolist() == [0, 1, 0, 0, 0]
+
+
+@every_kind
+@pytest.mark.parametrize("sampling", [Sampling(top_k=1), Sampling(top_p=0.01), Sampling(min_p=1.0)])
+def test_logits_that_differ_but_weigh_the_same_count_as_equal(
+    laws: Laws, sampling: Sampling
+) -> None:
+    logits = np.zeros(300)
+    logits[200] = 1e-300
+    law = laws.to_law(Case(logits, sampling))
+    assert law.support()[0] == 0
+
+
+@every_kind
+def test_a_tiny_temperature_is_greedy_but_for_ties(laws: Laws) -> None:
+    logits = np.array([1.0, 2.0, 2.0, -INF, 0.0], np.float32)
+    law = laws.to_law(Case(logits, Sampling(temperature=1e-310)))
+    assert law.prob(np.arange(5)).tolist() == [0, 0.5, 0.5, 0, 0]
+
+
+@every_kind
+def test_padding_columns_are_cut_even_if_they_are_not_numbers(laws: Laws) -> None:
+    logits = np.array([0.0, 1.0, 9.0, np.nan], np.float32)
+    law = laws.to_law(Case(logits, Sampling(logit_bias=((3, 5.0),)), generated=(3,), num_ids=2))
+    assert law.support().tolist() == [0, 1]
+
+
+@every_kind
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("row", [[0.0, np.nan], [np.nan, INF], [-INF, -INF], [0.0, INF]])
+def test_logits_without_a_law_are_refused(laws: Laws, row: list[float], temperature: float) -> None:
+    case = Case(np.array(row, np.float32), Sampling(temperature=temperature))
+    with pytest.raises(LogitsError, match="NaN"):
+        laws.to_law(case)
+
+
+@every_kind
+def test_logits_are_not_written_to(laws: Laws) -> None:
+    logits = np.array([0.0, 1.0, 2.0])
+    laws.to_law(Case(logits, Sampling(temperature=0.5, presence_penalty=1.0), generated=(1,)))
+    assert logits.tolist() == [0.0, 1.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"temperature": -0.1},
+        {"temperature": math.nan},
+        {"top_p": 0.0},
+        {"top_p": 1.1},
+        {"min_p": INF},
+        {"top_k": -1},
+        {"repetition_penalty": 0.0},
+        {"logit_bias": ((3, 1.0), (2, 1.0))},
+        {"logit_bias": ((3, 1.0), (3, 1.0))},
+        {"logit_bias": ((-1, 1.0),)},
+        {"logit_bias": ((1, math.nan),)},
+        {"logit_bias": ((1, -INF),)},
+    ],
+)
+def test_parameters_out_of_range_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ConfigError):
+        Sampling(**wrong)  # type: ignore[arg-type]

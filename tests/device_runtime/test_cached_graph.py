@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from device_runtime.bundle import Bundle
+from device_runtime.cached_graph import CachedGraph, open_graph
+from device_runtime.protocol.errors import BundleError, ErrorCode, LocalError
+from device_runtime.settings import RuntimeSettings
+from tests.tiny_bundle import make_bundle
+
+MAX_LEN = 20
+
+
+def opened(folder: Path) -> CachedGraph:
+    return open_graph(Bundle.open(folder), RuntimeSettings(num_threads=1), MAX_LEN)
+
+
+@pytest.mark.parametrize("kind", ["optimum", "fused"])
+def test_a_run_that_does_not_fit_into_the_cache_is_refused(tmp_path: Path, kind: str) -> None:
+    graph = opened(make_bundle(tmp_path, kind))
+    fits = graph.run(np.arange(MAX_LEN - 1), 0)
+    assert np.isfinite(fits).all()
+    for num_tokens, num_past in ((2, MAX_LEN - 1), (1, MAX_LEN), (MAX_LEN + 1, 0), (1, -1), (0, 3)):
+        with pytest.raises(LocalError, match=f"room for {MAX_LEN}") as caught:
+            graph.run(np.arange(num_tokens), num_past)
+        assert caught.value.code is ErrorCode.CONTEXT_FULL
+    assert np.isfinite(graph.run(np.arange(1), MAX_LEN - 1)).all()
+
+
+@pytest.mark.parametrize("kind", ["optimum", "fused"])
+def test_runs_with_more_rows_than_are_kept_give_the_last_one(tmp_path: Path, kind: str) -> None:
+    graph = opened(make_bundle(tmp_path, kind))
+    ids = np.arange(9)
+    last = graph.run(ids, 0).copy()
+    graph.run(ids[:8], 0)
+    np.testing.assert_allclose(graph.run(ids[8:], 8), last, atol=2e-5)
+    graph.run(ids[:7], 0)
+    np.testing.assert_allclose(graph.run(ids[7:], 7), last, atol=2e-5)
+
+
+def test_an_unknown_graph_kind_is_refused(tmp_path: Path) -> None:
+    rewrite(make_bundle(tmp_path), graph="spiral")
+    with pytest.raises(BundleError, match=r"'spiral'.*fused and optimum"):
+        opened(tmp_path)
+
+
+def test_a_manifest_that_names_other_tensors_than_the_graph_is_refused(tmp_path: Path) -> None:
+    rewrite(make_bundle(tmp_path), position_ids_name="position_ids", logits_name="scores")
+    with pytest.raises(BundleError, match="disagree about position_ids, scores"):
+        opened(tmp_path)
+
+
+def test_a_manifest_with_too_few_layers_is_refused(tmp_path: Path) -> None:
+    rewrite(make_bundle(tmp_path), num_layers=1)
+    with pytest.raises(BundleError, match=r"disagree about past_key_values\.1\.key"):
+        opened(tmp_path)
+
+
+def rewrite(folder: Path, **changes: object) -> None:
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))

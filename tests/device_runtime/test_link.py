@@ -1,0 +1,235 @@
+"""Whole answers over a real socket to an edge that loses connections, restarts and forgets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+from aiohttp import WSMsgType, web
+from aiohttp.test_utils import TestServer
+
+from device_runtime.detokenizer import Detokenizer
+from device_runtime.generate import write_device_only, write_edge_only, write_split
+from device_runtime.link import EdgeLink, EdgeLostError, LinkSettings, session_url
+from device_runtime.protocol.device_session import DeviceSession, Generation
+from device_runtime.protocol.errors import ConfigError, RemoteError
+from device_runtime.protocol.messages import Refusal, Stream, decode, encode
+from device_runtime.protocol.randomness import device_coins
+from device_runtime.protocol.sampling import Sampling
+from device_runtime.protocol.schemes import SCHEMES, scheme_named
+from device_runtime.transcript import FinishReason, Transcript
+from device_runtime.turn import Counts
+from tests.table_model import TableDrafter, TableEdge, random_table, vocabulary_hash
+
+VOCAB = 12
+LLM = random_table(VOCAB, seed=1)
+SLM = (LLM + random_table(VOCAB, seed=2, spread=1.0)).astype(np.float32)
+PROMPT = [3, 1, 4]
+
+
+@dataclass
+class Faults:
+    """What goes wrong, by the number of the message that comes up (the first hello is 0)."""
+
+    drop_before: set[int] = field(default_factory=set)
+    """The connection breaks before the edge sees the message."""
+    drop_after: set[int] = field(default_factory=set)
+    """The edge works on the message, but its answer is lost."""
+    restart: set[int] = field(default_factory=set)
+    """As drop_after; the edge forgets every session, too."""
+    forget: set[int] = field(default_factory=set)
+    """The edge loses the tokens of the session and keeps the connection."""
+
+
+class FaultyEdge:
+    """A table edge behind aiohttp's own WebSocket server."""
+
+    def __init__(self, faults: Faults, **edge: object) -> None:
+        self._faults = faults
+        self._edge = edge
+        self._edges: dict[bytes, TableEdge] = {}
+        self.received: list[object] = []
+
+    async def handle(self, request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse(compress=False)
+        await socket.prepare(request)
+        edge = TableEdge(LLM, **self._edge)  # type: ignore[arg-type]
+        async for message in socket:
+            assert message.type is WSMsgType.BINARY
+            number = len(self.received)
+            self.received.append(decode(message.data))
+            if number in self._faults.drop_before:
+                break
+            edge = self._resumed(self.received[-1], edge)
+            if number in self._faults.forget:
+                edge.session.tokens.truncate(0)
+            try:
+                answers = edge.answers(message.data)
+            except RemoteError as error:
+                answers = [encode(Refusal(error.code))]
+            if number in self._faults.restart:
+                self._edges.clear()
+                edge = TableEdge(LLM)
+            if number in self._faults.drop_after | self._faults.restart:
+                break
+            for answer in answers:
+                await socket.send_bytes(answer)
+        return socket
+
+    def _resumed(self, message: object, edge: TableEdge) -> TableEdge:
+        known = self._edges.get(getattr(message, "resume_token", b""))
+        if known is not None:
+            known.session.resume()
+            edge = known
+        self._edges[edge.session.resume_token] = edge
+        return edge
+
+
+@dataclass
+class Outcome:
+    tokens: list[int]
+    text: str
+    transcript: Transcript
+    counts: Counts
+    session: DeviceSession
+    server: FaultyEdge
+
+
+def spell(token_id: int) -> bytes:
+    return bytes([97 + token_id])
+
+
+async def write(
+    faults: Faults,
+    generation: Generation,
+    gamma: int = 3,
+    num_tokens: int = 30,
+    stops: tuple[str, ...] = (),
+    edge_only: bool = False,
+) -> Outcome:
+    """One answer through a faulty edge."""
+    server = FaultyEdge(faults)
+    app = web.Application()
+    app.router.add_get("/v1/session", server.handle)
+    session = DeviceSession(VOCAB, vocabulary_hash, "test")
+    drafter, counts = TableDrafter(SLM), Counts()
+    transcript = Transcript(Detokenizer(spell, stops), frozenset(generation.end_ids), num_tokens)
+    async with TestServer(app) as http:
+        settings = LinkSettings(str(http.make_url("/")), patience_s=5.0)
+        async with EdgeLink(settings, session) as link:
+            session.append(PROMPT)
+            coins = device_coins(5)
+            if edge_only:
+                pieces = write_edge_only(link, generation, transcript)
+            else:
+                pieces = write_split(link, drafter, generation, gamma, coins, transcript, counts)
+            shown = "".join([piece.text async for piece in pieces])
+    assert shown == transcript.text
+    assert list(session.tokens.ids) == [*PROMPT, *transcript.token_ids]
+    if not edge_only:
+        assert list(drafter.tokens) == list(session.tokens.ids[: drafter.num_tokens])
+    return Outcome(transcript.token_ids, shown, transcript, counts, session, server)
+
+
+def begin(scheme: str = "dssd-thinned", temperature: float = 1.0) -> Generation:
+    return Generation(scheme_named(scheme), Sampling(temperature), seed=77, end_ids=())
+
+
+async def test_an_answer_has_the_length_asked_for() -> None:
+    outcome = await write(Faults(), begin())
+    assert len(outcome.tokens) == 30
+    assert outcome.transcript.finish_reason is FinishReason.LENGTH
+    assert outcome.text == "".join(spell(token_id).decode() for token_id in outcome.tokens)
+
+
+@pytest.mark.parametrize("scheme", ["dssd-thinned", "coupled"])
+@pytest.mark.parametrize("kind", ["drop_before", "drop_after", "restart", "forget"])
+async def test_a_fault_at_any_message_leaves_the_text_as_it_was(scheme: str, kind: str) -> None:
+    undisturbed = await write(Faults(), begin(scheme), num_tokens=16)
+    # Message 0 is the hello, 1 the begin, before which there is nothing to forget.
+    for number in range(2 if kind == "forget" else 1, len(undisturbed.server.received) - 1):
+        outcome = await write(Faults(**{kind: {number}}), begin(scheme), num_tokens=16)
+        assert outcome.tokens == undisturbed.tokens, (kind, number)
+        assert len(outcome.server.received) > len(undisturbed.server.received)
+
+
+@pytest.mark.parametrize("kind", ["drop_after", "restart"])
+async def test_an_edge_only_stream_survives_a_fault(kind: str) -> None:
+    undisturbed = await write(Faults(), begin("coupled"), edge_only=True)
+    outcome = await write(Faults(**{kind: {2}}), begin("coupled"), edge_only=True)
+    assert isinstance(outcome.server.received[2], Stream)
+    assert outcome.tokens == undisturbed.tokens
+
+
+async def test_coupled_text_is_the_edges_own() -> None:
+    alone = await write(Faults(), begin("coupled"), edge_only=True)
+    for gamma in (0, 1, 5):
+        assert (await write(Faults(), begin("coupled"), gamma)).tokens == alone.tokens
+
+
+@pytest.mark.parametrize("edge_only", [False, True])
+async def test_a_stop_string_ends_the_text_and_both_lists(edge_only: bool) -> None:
+    whole = await write(Faults(), begin("coupled"), edge_only=edge_only)
+    for start in range(0, 12, 3):
+        stop = whole.text[start : start + 3]
+        outcome = await write(Faults(), begin("coupled"), stops=(stop,), edge_only=edge_only)
+        assert outcome.text == whole.text[: whole.text.index(stop)]
+        assert outcome.tokens == whole.tokens[: len(outcome.text)]
+        assert outcome.transcript.finish_reason is FinishReason.END
+
+
+async def test_an_end_token_is_kept_and_not_shown() -> None:
+    whole = await write(Faults(), begin("coupled"))
+    end = whole.tokens[7]
+    stop = whole.tokens.index(end)
+    generation = Generation(scheme_named("coupled"), Sampling(), 77, (end,))
+    for edge_only in (False, True):
+        outcome = await write(Faults(), generation, edge_only=edge_only)
+        assert outcome.tokens == whole.tokens[: stop + 1]
+        assert outcome.text == whole.text[:stop]
+        assert outcome.transcript.finish_reason is FinishReason.END
+
+
+async def test_an_edge_that_stays_away_is_given_up_after_the_patience() -> None:
+    session = DeviceSession(VOCAB, vocabulary_hash, "test")
+    with pytest.raises(EdgeLostError, match="no edge answers"):
+        async with EdgeLink(LinkSettings("http://127.0.0.1:9", patience_s=0.1), session):
+            pass
+
+
+async def test_a_page_that_is_no_edge_is_named() -> None:
+    async with TestServer(web.Application()) as http:
+        session = DeviceSession(VOCAB, vocabulary_hash, "test")
+        with pytest.raises(ConfigError, match="no Tandem edge"):
+            async with EdgeLink(LinkSettings(str(http.make_url("/"))), session):
+                pass
+
+
+async def test_the_device_alone_needs_no_edge() -> None:
+    texts = []
+    for _ in range(2):
+        transcript = Transcript(Detokenizer(spell), frozenset(), 20)
+        pieces = write_device_only(
+            TableDrafter(SLM), PROMPT, begin("coupled"), VOCAB, device_coins(1), transcript
+        )
+        texts.append("".join([piece.text async for piece in pieces]))
+    assert texts[0] == texts[1] and len(texts[0]) == 20
+
+
+@pytest.mark.parametrize(
+    ("typed", "url"),
+    [
+        ("http://edge:8600", "ws://edge:8600/v1/session"),
+        ("https://edge/", "wss://edge/v1/session"),
+        ("edge:8600", "ws://edge:8600/v1/session"),
+        ("wss://edge/tandem", "wss://edge/tandem/v1/session"),
+    ],
+)
+def test_an_edge_url_may_be_typed_in_many_ways(typed: str, url: str) -> None:
+    assert session_url(typed) == url
+
+
+@pytest.mark.parametrize("typed", ["ftp://edge", "http://", ""])
+def test_a_bad_edge_url_is_named(typed: str) -> None:
+    with pytest.raises(ConfigError, match="no edge URL"):
+        session_url(typed)

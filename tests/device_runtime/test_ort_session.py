@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from device_runtime import ort_session
+from device_runtime.protocol.errors import ConfigError
+from device_runtime.settings import RuntimeSettings
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_telemetry_is_off_before_onnxruntime_is_imported() -> None:
+    """An import hook looks at the environment at the moment onnxruntime is first asked for."""
+    code = """
+import os, sys
+class Hook:
+    def find_spec(self, name, path=None, target=None):
+        if name == "onnxruntime":
+            print(os.environ.get("ORT_DISABLE_TELEMETRY"))
+sys.meta_path.insert(0, Hook())
+import device_runtime.onnx_drafter
+"""
+    environment = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
+
+
+def test_only_one_module_imports_onnxruntime() -> None:
+    """So that nothing reaches it around the telemetry switch."""
+    importing = [
+        path.name
+        for path in (ROOT / "device_runtime").rglob("*.py")
+        if "onnxruntime" in {name.split(".")[0] for name in imported(path)}
+    ]
+    assert importing == ["ort_session.py"]
+
+
+def imported(path: Path) -> list[str]:
+    """Names of the modules a file imports, anywhere in it."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    return names + [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
+
+
+def test_settings_reach_the_session_options() -> None:
+    settings = RuntimeSettings(num_threads=3, allow_spinning=True, memory_arena=False)
+    options = ort_session.session_options(settings)
+    assert options.intra_op_num_threads == 3
+    assert options.inter_op_num_threads == 1
+    assert options.enable_cpu_mem_arena is False
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "1"
+    default = ort_session.session_options(RuntimeSettings())
+    assert default.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"num_threads": -1}, {"max_tokens": 15}, {"max_tokens": 1 << 21}, {"prefill_chunk": 0}]
+)
+def test_settings_out_of_range_are_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match=f"{next(iter(wrong))} is {next(iter(wrong.values()))}"):
+        RuntimeSettings(**wrong)  # type: ignore[arg-type]
