@@ -110,7 +110,8 @@ class _Marks:
     def __init__(self, special_strings: Sequence[str]) -> None:
         longest_first = sorted(filter(None, special_strings), key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
-        self._nonce = f"x{secrets.token_hex(8)}n"
+        self._secret = secrets.token_hex(8)
+        self._nonce = f"x{self._secret}n"
         self._hidden: list[str] = []
 
     def hide(self, text: str) -> str:
@@ -128,7 +129,9 @@ class _Marks:
             Segment(self._hidden[int(part)], trusted=False) if index % 2 else Segment(part, True)
             for index, part in enumerate(parts)
         ]
-        if any(self._nonce[:9] in segment.text.lower() for segment in segments):
+        pieces = [self._secret[start : start + 8] for start in range(9)]
+        shown = "".join(segment.text for segment in segments).lower()
+        if self._hidden and any(piece in shown for piece in pieces):
             raise BundleError(
                 "the chat template changes messages in a way that hides special tokens; "
                 "leave special tokens out of the messages"

@@ -21,11 +21,9 @@ _ERRORS_ONLY = 3
 def open_session(path: Path, settings: RuntimeSettings) -> Session:
     """A session on the CPU; BundleError if this onnxruntime cannot load the model."""
     try:
-        return Session(
-            str(path), session_options(settings), providers=["CPUExecutionProvider"]
-        )
+        return Session(str(path), session_options(settings), providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own exceptions share no narrower base
-        reason = str(error).splitlines()[0]
+        reason = str(error).partition("\n")[0]
         raise BundleError(
             f"onnxruntime {ort.__version__} cannot load {path} ({reason}); "
             "export the model again or install a newer onnxruntime"

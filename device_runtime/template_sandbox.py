@@ -22,6 +22,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 MAX_LOOP_PASSES = 100_000
 MAX_REPEATED = 100_000
 """Elements of what `*` may make out of a string or list."""
+MAX_BITS = 1024
+"""Of an integer that `*` or `**` may make."""
 
 
 class RefusedMessagesError(TemplateError):
@@ -60,12 +62,18 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             raise SecurityError(f"its loops take more than {MAX_LOOP_PASSES} passes")
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        if operator == "**" and right > 64:
-            raise SecurityError(f"it raises a number to the power {right}")
+        if isinstance(left, int) and isinstance(right, int):
+            bits, more = left.bit_length(), right.bit_length()
+            if (bits * right if operator == "**" else bits + more) > MAX_BITS:
+                raise SecurityError("it computes with huge numbers")
         for value, times in ((left, right), (right, left)):
             if isinstance(value, (str, list, tuple)) and len(value) * times > MAX_REPEATED:
                 raise SecurityError(f"it repeats a value {times} times")
         return super().call_binop(context, operator, left, right)
+
+    def unsafe_undefined(self, obj: Any, attribute: str) -> NoReturn:
+        # Jinja would go on with an undefined value, which prints as nothing.
+        raise SecurityError(f"it asks for {attribute!r} of a {type(obj).__name__}")
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         tree = super()._parse(source, name, filename)

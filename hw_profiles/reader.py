@@ -6,6 +6,7 @@ import difflib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
+from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
@@ -31,7 +32,7 @@ class Reader:
             raise self._error(path, f"must be a table, got {data!r}")
         known = fields(cast(Any, cls))
         self._check_keys(data, known, path)
-        hints = get_type_hints(cls)
+        hints = _type_hints(cast(Any, cls))
         return cls(
             **{
                 f.name: self._value(data[f.name], hints[f.name], _join(path, f.name))
@@ -134,6 +135,12 @@ def nearest(word: str, words: Iterable[str]) -> str:
     """`; did you mean 'x'?` with the most similar of the words, or nothing."""
     found = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
     return f"; did you mean {found[0]!r}?" if found else ""
+
+
+@cache
+def _type_hints(cls: type) -> dict[str, Any]:
+    # Resolving the annotations takes most of the reading time; they never change.
+    return get_type_hints(cls)
 
 
 def _join(path: str, key: str) -> str:

@@ -91,7 +91,9 @@ def external_weight(name: str, location: str) -> onnx.TensorProto:
     return tensor
 
 
-@pytest.mark.parametrize("location", ["../secret.bin", "/etc/passwd", "unlisted.bin", "weights.bin"])
+@pytest.mark.parametrize(
+    "location", ["../secret.bin", "/etc/passwd", "unlisted.bin", "weights.bin"]
+)
 def test_weights_are_read_from_listed_files_only(folder: Path, location: str) -> None:
     (folder / "weights.bin").write_bytes(bytes(16))
     model = onnx.load(folder / "model.onnx")

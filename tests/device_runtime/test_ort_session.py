@@ -62,7 +62,8 @@ def test_settings_reach_the_session_options() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"num_threads": -1}, {"max_tokens": 15}, {"max_tokens": 1 << 21}, {"prefill_chunk": 0}]
+    "wrong",
+    [{"num_threads": -1}, {"max_tokens": 15}, {"max_tokens": 1 << 21}, {"prefill_chunk": 0}],
 )
 def test_settings_out_of_range_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match=f"{next(iter(wrong))} is {next(iter(wrong.values()))}"):

@@ -71,7 +71,7 @@ def test_the_promised_profiles_are_there() -> None:
     assert set(names()).isdisjoint(link_names())
 
 
-@pytest.mark.parametrize("name", (*DEVICES, *link_names()))
+@pytest.mark.parametrize("name", [*DEVICES, *link_names()])
 def test_a_profile_loads_under_its_own_name(name: str) -> None:
     profile = profile_of(name)
     assert profile.name == name
@@ -79,7 +79,7 @@ def test_a_profile_loads_under_its_own_name(name: str) -> None:
     assert profile.summary
 
 
-@pytest.mark.parametrize("name", (*DEVICES, *link_names()))
+@pytest.mark.parametrize("name", [*DEVICES, *link_names()])
 def test_every_number_has_unit_source_and_kind(name: str) -> None:
     found = quantities(profile_of(name))
     assert found
@@ -92,7 +92,7 @@ def test_every_number_has_unit_source_and_kind(name: str) -> None:
         assert (quantity.measuring_point is not None) == (unit_of(key) in POWER_UNITS), path
 
 
-@pytest.mark.parametrize("name", (*DEVICES, *link_names()))
+@pytest.mark.parametrize("name", [*DEVICES, *link_names()])
 def test_no_bare_number_hides_in_a_profile(name: str) -> None:
     for path, value in walk(profile_of(name)):
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)

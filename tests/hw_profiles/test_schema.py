@@ -30,7 +30,12 @@ core = "Cortex-A76"
 num_cores = { value = 4, kind = "measured", source = "meter" }
 
 [memory]
-read_one_core_bytes_per_s = { value = 9e9, low = 8e9, high = 10e9, kind = "measured", source = "meter" }
+[memory.read_one_core_bytes_per_s]
+value = 9e9
+low = 8e9
+high = 10e9
+kind = "measured"
+source = "meter"
 
 [power]
 idle_w = { value = 2.5, kind = "measured", source = "meter", measuring_point = "wall" }
@@ -48,6 +53,21 @@ weights = { value = "int4", why = "it is small" }
 accuracy_level = { value = 4, why = "dot product" }
 allow_spinning = { value = false, why = "waiting" }
 providers = { value = ["CPUExecutionProvider"], why = "nothing else" }
+"""
+
+THEORY = """
+[memory]
+theoretical_bytes_per_s = { value = 1e9, kind = "derived", source = "meter" }
+"""
+
+MODE = """
+[[modes]]
+id = "0"
+name = "ALL"
+firmware = "original"
+num_cores = { value = 6, kind = "datasheet", source = "meter" }
+
+[runtime]
 """
 
 LINK = """
@@ -168,14 +188,13 @@ def test_nonsense_is_refused(old: str, new: str, said: str, tmp_path: Path) -> N
         ('["dotprod"]', "[]", "needs the feature dotprod"),
         (
             "[memory]",
-            '[memory]\ntheoretical_bytes_per_s = { value = 1e9, kind = "derived", source = "meter" }',
+            THEORY,
             "one core reads faster",
         ),
         ('covers = "Nothing."', 'covers = "All."\ntotal_rail = "VIN"', "is not one of its rails"),
         (
             "[runtime]",
-            '[[modes]]\nid = "0"\nname = "ALL"\nfirmware = "original"\n'
-            'num_cores = { value = 6, kind = "datasheet", source = "meter" }\n[runtime]',
+            MODE,
             "more cores than the 4",
         ),
     ],

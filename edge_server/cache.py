@@ -1,0 +1,164 @@
+"""Keys and values of all sessions in one pool of fixed-size blocks, as a `transformers` cache.
+
+A session holds a list of block numbers; position n of its text lives in place n % BLOCK_LEN of its
+block n // BLOCK_LEN. The pool starts small and grows up to a budget, so memory follows use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache
+
+BLOCK_LEN = 32
+"""Positions in a block: half of one is wasted per session, and a copy of one is long enough."""
+
+ZERO_BLOCK = 0
+"""Never handed out, never written: it fills up the block tables of shorter sessions."""
+
+_FIRST_CAPACITY = 64
+_GROWTH = 1.5
+
+
+def num_blocks_for(num_tokens: int) -> int:
+    """Blocks that hold this many positions."""
+    return -(-num_tokens // BLOCK_LEN)
+
+
+class PagedCache(Cache):
+    """What the model sees as its cache. `update` writes each new token to its own place.
+
+    The model's attention does not read what `update` returns but looks keys and values up with
+    `gather`: `edge_server.attention`.
+    """
+
+    is_compileable = False
+    is_initialized = True
+    layer_class_to_replicate = None
+    offloading = False
+
+    def __init__(self, num_layers: int, max_blocks: int) -> None:
+        """max_blocks: the most blocks to allocate, ZERO_BLOCK included."""
+        # Not Cache.__init__: it builds one object per layer that would hold one batch.
+        self.layers = []
+        self.max_blocks = max_blocks
+        self._num_layers = num_layers
+        self._pools: dict[int, tuple[Tensor, Tensor]] = {}
+        """Layer → keys and values (capacity, BLOCK_LEN, heads, head size)."""
+        self._capacity = min(_FIRST_CAPACITY, max_blocks)
+        self._clean = list(range(self._capacity - 1, ZERO_BLOCK, -1))
+        self._used_before: list[int] = []
+        self._places = torch.empty(0, dtype=torch.int64)
+        self._kv_len = 0
+
+    # blocks
+
+    @property
+    def num_free(self) -> int:
+        """Blocks that can still be handed out, those not yet allocated included."""
+        return len(self._clean) + len(self._used_before) + self.max_blocks - self._capacity
+
+    def take(self, count: int) -> list[int]:
+        """Hand out zeroed blocks; count ≤ num_free."""
+        assert count <= self.num_free
+        if count > len(self._clean):
+            self._wipe()
+        if count > len(self._clean):
+            self._grow(count - len(self._clean))
+        taken = [self._clean.pop() for _ in range(count)]
+        return taken
+
+    def give_back(self, blocks: Iterable[int]) -> None:
+        """Blocks that no session uses any more."""
+        self._used_before += blocks
+
+    def _wipe(self) -> None:
+        """Zero what was given back. Masked places do not count, but NaN · 0 would: one session's
+        overflow must not reach the next owner of its blocks."""
+        for pool in self._tensors():
+            pool[self._used_before] = 0
+        self._clean += self._used_before
+        self._used_before = []
+
+    def _grow(self, num_missing: int) -> None:
+        wanted = max(self._capacity + num_missing, int(self._capacity * _GROWTH))
+        capacity = min(wanted, self.max_blocks)
+        for layer, (keys, values) in self._pools.items():
+            # One tensor at a time: the old and the new pool never exist together as a whole.
+            keys = _grown(keys, capacity)
+            self._pools[layer] = keys, values
+            self._pools[layer] = keys, _grown(values, capacity)
+        self._clean += range(self._capacity, capacity)
+        self._capacity = capacity
+
+    def _tensors(self) -> list[Tensor]:
+        return [tensor for pair in self._pools.values() for tensor in pair]
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of one block over all layers seen so far."""
+        return sum(pool[0].numel() * pool.element_size() for pool in self._tensors())
+
+    # what happens in a forward pass
+
+    def begin(self, places: Tensor, kv_len: int) -> None:
+        """The next pass writes its tokens (n,) to these places, block · BLOCK_LEN + offset, and
+        attends to at most kv_len positions."""
+        self._places, self._kv_len = places, kv_len
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Write keys and values (1, heads, n, head size) of the new tokens."""
+        if layer_idx not in self._pools:
+            self._pools[layer_idx] = self._pool_like(key_states), self._pool_like(value_states)
+        for pool, states in zip(
+            self._pools[layer_idx], (key_states, value_states), strict=True
+        ):
+            pool.flatten(0, 1).index_copy_(0, self._places, states[0].transpose(0, 1))
+        return key_states, value_states
+
+    def _pool_like(self, states: Tensor) -> Tensor:
+        _, num_heads, _, head_size = states.shape
+        return states.new_zeros(self._capacity, BLOCK_LEN, num_heads, head_size)
+
+    def gather(self, layer_idx: int, tables: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values (rows, heads, blocks · BLOCK_LEN, head size) of tables (rows, blocks)."""
+        keys, values = self._pools[layer_idx]
+        return _gathered(keys, tables), _gathered(values, tables)
+
+    # what models and the mask functions of transformers ask a cache
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return 0  # positions are always given explicitly
+
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        return 0
+
+    def get_mask_sizes(self, cache_position: Any, layer_idx: int = 0) -> tuple[int, int]:
+        return self._kv_len, 0
+
+    def get_max_cache_shape(self, layer_idx: int = 0) -> int:
+        return self._kv_len
+
+    @property
+    def is_sliding(self) -> list[bool]:
+        return [False] * self._num_layers
+
+    def __len__(self) -> int:
+        return self._num_layers
+
+
+def _grown(pool: Tensor, capacity: int) -> Tensor:
+    larger = pool.new_zeros(capacity, *pool.shape[1:])
+    larger[: len(pool)] = pool
+    return larger
+
+
+def _gathered(pool: Tensor, tables: Tensor) -> Tensor:
+    num_rows, num_blocks = tables.shape
+    picked = pool.index_select(0, tables.flatten())  # (rows · blocks, BLOCK_LEN, heads, size)
+    return picked.view(num_rows, num_blocks * BLOCK_LEN, *pool.shape[2:]).transpose(1, 2)

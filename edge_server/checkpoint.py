@@ -1,0 +1,195 @@
+"""Open a checkpoint's folder: refuse what is unsafe or cannot be served, then load the weights.
+
+Safetensors only; no code that came with a checkpoint is run, and nothing is fetched from a network.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from device_runtime.protocol.errors import TandemError
+
+_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_WEIGHTS = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+_CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx", "seq_length")
+_PLAIN_ATTENTION = (None, "eager", "sdpa", "flash_attention_2")
+
+
+class CheckpointError(TandemError, ValueError):
+    """A checkpoint is unsafe, incomplete, or of a kind that cannot be served."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A folder whose description was found fit to serve."""
+
+    folder: Path
+    config: dict[str, Any]
+    generation_config: dict[str, Any]
+
+    @classmethod
+    def open(cls, folder: Path) -> Checkpoint:
+        """Read and check the description; CheckpointError says what is wrong with it."""
+        if not folder.is_dir():
+            raise CheckpointError(
+                f"there is no folder {folder}; --model takes a checkpoint's local folder "
+                "(a model of a hub must be downloaded first)"
+            )
+        config = _read_json(folder / "config.json")
+        if not config:
+            raise CheckpointError(f"{folder} is not a checkpoint: it has no config.json")
+        _refuse_foreign_code(config, folder)
+        _refuse_other_kinds(config, folder)
+        _refuse_other_weights(folder)
+        return cls(folder, config, _read_json(folder / "generation_config.json"))
+
+    @property
+    def name(self) -> str:
+        """What clients are told."""
+        return self.folder.resolve().name
+
+    @property
+    def context_len(self) -> int:
+        """Positions the model was made for."""
+        stated = [self.config[key] for key in _CONTEXT_KEYS if key in self.config]
+        if not stated or not isinstance(stated[0], int):
+            raise CheckpointError(
+                f"{self.folder}/config.json states no context length; add max_position_embeddings"
+            )
+        rope = self.config.get("rope_scaling") or self.config.get("rope_parameters") or {}
+        original = self.config.get("original_max_position_embeddings") or rope.get(
+            "original_max_position_embeddings"
+        )
+        # Beyond the original length it changes its rotary factors by the longest text of a batch,
+        # which would let one session change the text of another.
+        if "longrope" in (rope.get("rope_type"), rope.get("type")) and original:
+            return min(stated[0], int(original))
+        return int(stated[0])
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """End tokens: the generation config's, else the config's."""
+        stated = self.generation_config.get("eos_token_id", self.config.get("eos_token_id"))
+        ids = stated if isinstance(stated, list) else [stated]
+        return tuple(dict.fromkeys(int(token_id) for token_id in ids if token_id is not None))
+
+    def load(self, dtype: torch.dtype, device: torch.device, attention: str) -> PreTrainedModel:
+        """The model, in eval mode; `attention` names a registered attention function."""
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+        try:
+            model, report = AutoModelForCausalLM.from_pretrained(
+                self.folder,
+                dtype=dtype,
+                attn_implementation=attention,
+                trust_remote_code=False,
+                local_files_only=True,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+        except (ValueError, OSError, KeyError, RuntimeError) as error:
+            raise CheckpointError(
+                f"{self.folder} cannot be loaded as a causal language model ({_first_line(error)})"
+            ) from error
+        lacking = sorted(report["missing_keys"]) + [str(k) for k in report["mismatched_keys"]]
+        if lacking:
+            raise CheckpointError(
+                f"{self.folder} lacks {len(lacking)} of the model's weights, or has them in another "
+                f"shape (first: {lacking[0]}); download or save it again"
+            )
+        loaded: PreTrainedModel = model.to(device).eval().requires_grad_(requires_grad=False)
+        return loaded
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; {} where there is no such file."""
+    if not path.is_file():
+        return {}
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not valid JSON ({error})") from None
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{path} must hold a JSON object")
+    return data
+
+
+def _items(value: Any) -> list[tuple[str, Any]]:
+    """Every key and value of a JSON value, at any depth."""
+    if isinstance(value, list):
+        return [item for inner in value for item in _items(inner)]
+    if not isinstance(value, dict):
+        return []
+    return [*value.items(), *(item for inner in value.values() for item in _items(inner))]
+
+
+def _refuse_foreign_code(config: dict[str, Any], folder: Path) -> None:
+    """No code from a checkpoint, no kernels named by a config (CVE-2026-4372)."""
+    for key, value in _items(config):
+        if key == "auto_map":
+            raise CheckpointError(
+                f"{folder} asks to run code of its own (auto_map), which Tandem never does; if "
+                "transformers' built-in class fits these weights, remove auto_map from config.json"
+            )
+        attention = key in ("attn_implementation", "_attn_implementation")
+        if key == "_attn_implementation_internal" or (attention and value not in _PLAIN_ATTENTION):
+            raise CheckpointError(
+                f"{folder} names an attention kernel in its config ({key}), which can make code "
+                "load from elsewhere; remove that line from config.json if you trust the rest"
+            )
+        if key == "transformers_weights":
+            raise CheckpointError(
+                f"{folder} points to other weights (transformers_weights); remove that line from "
+                f"config.json and name the weights {_WEIGHTS}"
+            )
+
+
+def _refuse_other_kinds(config: dict[str, Any], folder: Path) -> None:
+    if not isinstance(config.get("model_type"), str):
+        raise CheckpointError(f"{folder}/config.json names no model_type; is it a checkpoint's?")
+    if config.get("is_encoder_decoder"):
+        raise CheckpointError(f"{folder} is an encoder-decoder model; serve a causal language model")
+    classes = config.get("architectures") or []
+    if classes and not any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in classes):
+        raise CheckpointError(f"{folder} is a {classes[0]}; serve a causal language model")
+    if "quantization_config" in config:
+        raise CheckpointError(
+            f"{folder} holds quantised weights; serve the original checkpoint (fp16, bf16 or fp32)"
+        )
+
+
+def _refuse_other_weights(folder: Path) -> None:
+    if (folder / "adapter_config.json").exists():
+        raise CheckpointError(f"{folder} is an adapter; merge it into its base model and save that")
+    if (folder / _WEIGHTS).is_file():
+        return
+    if not (folder / _INDEX).is_file():
+        if any(path for pattern in _PICKLED for path in folder.glob(pattern)):
+            raise CheckpointError(
+                f"{folder} has only pickled weights, which can run code when they are read; if you "
+                "trust them, convert them to safetensors first: load them with transformers and "
+                "call save_pretrained(FOLDER)"
+            )
+        raise CheckpointError(f"{folder} has no weights: {_WEIGHTS} or {_INDEX} was expected")
+    names = sorted(set(_read_json(folder / _INDEX).get("weight_map", {}).values()))
+    for name in names:
+        # An index can name any file, and transformers would unpickle whatever is no safetensors.
+        if not name.endswith(".safetensors") or Path(name).name != name:
+            raise CheckpointError(f"{folder}/{_INDEX} names {name}; only safetensors beside it will do")
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{folder} lacks {name}, a part of its weights; download it again")
+    if not names:
+        raise CheckpointError(f"{folder}/{_INDEX} names no weights; download it again")

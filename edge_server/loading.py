@@ -1,0 +1,145 @@
+"""From a checkpoint's folder to an engine that is known to be right.
+
+The engine feeds models in a way of its own (packed tokens, paged cache), which works for every
+architecture that leaves positions, masks and attention to `transformers`. Whether this one does is not
+looked up in a list but tried: the engine's logits must be those of the plain model.
+"""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from device_runtime.protocol.edge_session import Job
+from device_runtime.protocol.errors import ConfigError
+from edge_server.attention import NAME
+from edge_server.cache import num_blocks_for
+from edge_server.checkpoint import Checkpoint, CheckpointError
+from edge_server.engine import TorchEngine
+
+DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
+DEVICES = ("auto", "cpu", "cuda")
+
+_TRIAL_LEN = 40
+_TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-2, torch.bfloat16: 0.3}
+"""Largest difference of a logit, over the logits' standard deviation. float64 is not tighter because
+most models compute their norms in float32."""
+
+_CPU_SHARE, _CUDA_SHARE = 0.25, 0.85
+
+
+def load_engine(
+    checkpoint: Checkpoint,
+    *,
+    num_ids: int,
+    device: str = "auto",
+    dtype: str = "auto",
+    cache_bytes: int | None = None,
+) -> TorchEngine:
+    """Load the weights, try the model, and size the cache.
+
+    num_ids: ids the tokenizer defines. cache_bytes: memory for keys and values; by default a share
+    of what is free after loading. CheckpointError or ConfigError where something does not fit.
+    """
+    place = resolve_device(device)
+    model = checkpoint.load(resolve_dtype(dtype, place), place, NAME)
+    context_len = checkpoint.context_len
+    trial = TorchEngine(
+        model, num_ids=num_ids, context_len=context_len, max_blocks=4 + num_blocks_for(_TRIAL_LEN)
+    )
+    try_model(trial)
+    budget = _free_bytes(place) if cache_bytes is None else cache_bytes
+    # No session is longer than the context, and the budget is an upper bound, not an allocation.
+    max_blocks = budget // trial.block_bytes
+    if max_blocks < 3:
+        raise ConfigError(
+            f"{budget / 2**30:.3f} GiB for the cache hold not even two blocks of "
+            f"{trial.block_bytes} bytes; give it more memory (--cache-gib)"
+        )
+    return TorchEngine(model, num_ids=num_ids, context_len=context_len, max_blocks=max_blocks)
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of a name; `auto` takes a GPU if there is one."""
+    if name not in DEVICES:
+        raise ConfigError(f"device is {name!r}; choose one of {', '.join(DEVICES)}")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("there is no CUDA device, or this torch was built without CUDA")
+    return torch.device(name)
+
+
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The dtype of a name; `auto` is bfloat16 on a GPU and float32 on a CPU."""
+    if name == "auto":
+        name = "bfloat16" if device.type == "cuda" else "float32"
+    if name not in DTYPES:
+        raise ConfigError(f"dtype is {name!r}; choose one of auto, {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def try_model(engine: TorchEngine) -> None:
+    """Compare two texts, run together in pieces, with the plain model; CheckpointError if they
+    differ."""
+    model = engine.model
+    kind = model.config.model_type
+    length = min(_TRIAL_LEN, engine.context_len)
+    generator = torch.Generator().manual_seed(0)
+    texts = [
+        torch.randint(model.config.get_text_config().vocab_size, (n,), generator=generator)
+        for n in (length, length * 3 // 4)
+    ]
+    try:
+        error = _trial_error(engine, texts)
+    except Exception as error:
+        raise CheckpointError(
+            f"models of the kind {kind} do not work with a batched cache ({type(error).__name__}: "
+            f"{error}); serve one whose layers all use transformers' attention interface"
+        ) from error
+    if not error <= _TOLERANCE[model.dtype]:
+        raise CheckpointError(
+            f"models of the kind {kind} give other logits in a batch than alone (by {error:.2g} "
+            f"standard deviations; at most {_TOLERANCE[model.dtype]:g} is rounding in "
+            f"{model.dtype}); serve another architecture"
+        )
+
+
+def _trial_error(engine: TorchEngine, texts: list[Tensor]) -> float:
+    """Largest difference of a logit, over the standard deviation of the plain ones."""
+    plain = _plain_logits(engine.model, texts)
+    slots = [engine.open() for _ in texts]
+    ids = [tuple(text.tolist()) for text in texts]
+    halves = [len(text) // (2 + i) for i, text in enumerate(texts)]
+    first = [Job(text[:half], half) for text, half in zip(ids, halves, strict=True)]
+    second = [
+        Job(text, len(text) - half) for text, half in zip(ids, halves, strict=True)
+    ]
+    early = engine.logits(list(zip(slots, first, strict=True)))
+    late = engine.logits(list(zip(slots, second, strict=True)))
+    errors = [
+        (torch.cat(pair) - alone).abs().max() / alone.std()
+        for *pair, alone in zip(early, late, plain, strict=True)
+    ]
+    return float(torch.stack(errors).max())
+
+
+@torch.inference_mode()
+def _plain_logits(model: PreTrainedModel, texts: list[Tensor]) -> list[Tensor]:
+    """Logits (n, vocab) of each text alone, by the model's own attention."""
+    model.set_attn_implementation("eager")
+    try:
+        runs = [model(input_ids=text[None].to(model.device), use_cache=False) for text in texts]
+    finally:
+        model.set_attn_implementation(NAME)
+    return [run.logits[0].to(torch.promote_types(model.dtype, torch.float32)) for run in runs]
+
+
+def _free_bytes(device: torch.device) -> int:
+    """Memory the cache may grow to."""
+    if device.type == "cuda":
+        return int(_CUDA_SHARE * torch.cuda.mem_get_info(device)[0])
+    return int(_CPU_SHARE * os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
