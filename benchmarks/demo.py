@@ -1,7 +1,8 @@
 """`tandem demo`: both halves on this machine, with the pair of models that ships with the project.
 
-Exports the SLM (once), starts the edge as a process of its own, writes after the same prompt in three
-ways and compares them. Accepted, corrected and bonus tokens are told apart by colour, or by marks.
+Exports the SLM (once), starts the edge as a process of its own, writes after the same prompt in
+three ways and compares them. Accepted, corrected and bonus tokens are told apart by colour, or by
+marks.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from rich.table import Table
 from rich.text import Text
 
 from benchmarks.edge_process import EdgeProcess
+from benchmarks.machine import collect
 from benchmarks.overhead import Direction, wire_bytes
+from benchmarks.record import Record, write
 from device_runtime.link import EdgeLink, LinkSettings
 from device_runtime.protocol.errors import BundleError, TandemError
 from device_runtime.protocol.manifest import Manifest
@@ -43,6 +46,12 @@ STYLES = {
     Origin.UNVERIFIED: ("default", "{}"),
 }
 """Colour of a token, and its marks where there is no colour."""
+
+NOTE = (
+    "alpha: accepted per judged draft; drafts after a rejected one were never judged. Bytes per "
+    "token: payload of the messages / all bytes down to IP, without TLS; the prompt's way up "
+    "included. One machine plays both sides: the times say nothing about a board or a link."
+)
 
 TITLES: dict[Mode, str] = {
     "split": "split: the device drafts, the edge verifies",
@@ -71,12 +80,11 @@ def run(args: argparse.Namespace) -> int:
         answers = asyncio.run(_write_all(device, link, args.prompt, config, console))
     summaries = [answer.summary() for answer in answers]
     console.print(comparison(summaries))
-    console.print(
-        "accepted per judged draft (alpha) counts no draft after a rejected one; bytes per token are "
-        "message payloads / all bytes down to IP without TLS. One machine plays both sides: times "
-        "say nothing about a board or a link."
-    )
-    _record(summaries)
+    console.print(NOTE)
+    facts = collect()
+    results = CACHE / "results.jsonl"
+    write(results, [Record.of("demo", facts, summary) for summary in summaries])
+    console.print(f"results: {results.relative_to(ROOT)}")
     if args.json:
         print(json.dumps(summaries, ensure_ascii=False))
     return 0
@@ -95,8 +103,8 @@ def exported_slm(console: Console) -> Path:
     CACHE.mkdir(exist_ok=True)
     console.print("exporting the small model to ONNX (once) …")
     command = [sys.executable, "-m", "device_runtime", "export", str(PAIR / "slm")]
-    done = subprocess.run([*command, "--out", str(folder), "--force", "--json"], stdout=subprocess.DEVNULL)
-    if done.returncode:
+    command += ["--out", str(folder), "--force", "--json"]
+    if subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode:
         raise TandemError("the export of the shipped SLM failed; its words are above")
     stamp.write_text(wanted)
     return folder

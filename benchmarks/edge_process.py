@@ -19,7 +19,7 @@ class EdgeFailedError(TandemError):
 
 
 class EdgeProcess:
-    """Starts on entry; `ready()` waits for its URL; the process ends with the block, come what may."""
+    """Starts on entry, ends with the block, come what may; `ready()` waits for its URL."""
 
     def __init__(self, model: Path, arguments: Sequence[str] = ()) -> None:
         self._command = [

@@ -135,7 +135,7 @@ def _pmic(run: CommandRunner) -> list[PowerSensor]:
 def _rapl(root: Path) -> list[PowerSensor]:
     # intel-rapl:N are packages, intel-rapl:N:M their parts; AMD uses the same names.
     folders = sorted((root / "sys/class/powercap/intel-rapl").glob("intel-rapl:*"))
-    packages = [folder for folder in folders if folder.name.count(":") >= 1]
+    packages = [folder for folder in folders if folder.name.count(":") == 1]
     sensors = []
     for folder in packages:
         rails = tuple(filter(None, [read_text(folder / "name")]))

@@ -1,7 +1,7 @@
-"""Three ways to write an answer: split between device and edge, by the edge alone, by the device alone.
+"""Three ways to write an answer: device and edge together, the edge alone, the device alone.
 
-Each yields pieces of text as they become certain, into a `Transcript`. Drafting runs in a thread, so
-that the connection stays alive while a slow board computes.
+Each yields pieces of text as they become certain, into a `Transcript`. Drafting runs in a thread,
+so that the connection stays alive while a slow board computes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The way to the edge: one WebSocket, one message up, one down; a lost connection is mended.
 
-The session object decides what the bytes mean; this module only moves them, counts them, and after a
-loss opens the session again and repeats what was in flight (rounds are idempotent).
+The session object decides what the bytes mean; this module only moves them, counts them, and after
+a loss opens the session again and repeats what was in flight (rounds are idempotent).
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TypeAlias
 
 # Official builds report usage unless this is set before the library is initialised.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -13,21 +14,25 @@ import onnxruntime as ort
 from device_runtime.protocol.errors import BundleError
 from device_runtime.settings import RuntimeSettings
 
-Session = ort.InferenceSession
+Session: TypeAlias = ort.InferenceSession
 
 _ERRORS_ONLY = 3
 
 
 def open_session(path: Path, settings: RuntimeSettings) -> Session:
     """A session on the CPU; BundleError if this onnxruntime cannot load the model."""
+    options = session_options(settings)
     try:
-        return Session(str(path), session_options(settings), providers=["CPUExecutionProvider"])
+        session: Session = ort.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"]
+        )
     except Exception as error:  # onnxruntime's own exceptions share no narrower base
         reason = str(error).partition("\n")[0]
         raise BundleError(
             f"onnxruntime {ort.__version__} cannot load {path} ({reason}); "
             "export the model again or install a newer onnxruntime"
         ) from error
+    return session
 
 
 def session_options(settings: RuntimeSettings) -> ort.SessionOptions:

@@ -19,7 +19,7 @@ from jinja2.parser import Parser
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-MAX_LOOP_PASSES = 100_000
+MAX_LOOP_PASSES = 20_000
 MAX_REPEATED = 100_000
 """Elements of what `*` may make out of a string or list."""
 MAX_BITS = 1024

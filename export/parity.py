@@ -89,17 +89,20 @@ class NumpyRunner:
 
     def append(self, ids: Sequence[int]) -> Rows:
         """Take tokens in; logits (len(ids), vocab_size), one row after each."""
+        wanted = [self._signature.logits_name, *self._presents.values()]
+        logits, *cache = self._session.run(wanted, self._feed(ids))
+        self._cache = dict(zip(self._presents, cache, strict=True))
+        self.num_tokens += len(ids)
+        return np.asarray(logits[0], np.float32)
+
+    def _feed(self, ids: Sequence[int]) -> dict[str, NDArray[np.generic]]:
         s, end = self._signature, self.num_tokens + len(ids)
         feed = {s.input_ids_name: np.array([ids], np.int64), **self._cache}
         if s.attention_mask_name is not None:
             feed[s.attention_mask_name] = np.ones((1, end), np.int64)
         if s.position_ids_name is not None:
             feed[s.position_ids_name] = np.arange(self.num_tokens, end)[None]
-        wanted = [s.logits_name, *self._presents.values()]
-        logits, *cache = self._session.run(wanted, feed)
-        self._cache = dict(zip(self._presents, cache, strict=True))
-        self.num_tokens = end
-        return np.asarray(logits[0], np.float32)
+        return feed
 
     def truncate(self, num_tokens: int) -> None:
         """Forget all tokens from `num_tokens` on."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any, Protocol
@@ -21,6 +20,7 @@ from device_runtime.protocol.law import ArrayLaw, Floats, Law
 from device_runtime.protocol.sampling import Logits, Sampling, to_law
 
 INF = math.inf
+PLAIN = Sampling()
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Case:
     """One question to `to_law`."""
 
     logits: Logits
-    sampling: Sampling = Sampling()
+    sampling: Sampling = PLAIN
     generated: tuple[int, ...] = ()
     num_ids: int | None = None
 
@@ -119,7 +119,8 @@ class Reference:
         return logit / penalty if logit > 0 else logit * penalty
 
     def weights(self, logits: list[float], sampling: Sampling) -> list[float]:
-        return [math.exp((logit - max(logits)) / sampling.temperature) for logit in logits]
+        best = max(logits)
+        return [math.exp((logit - best) / sampling.temperature) for logit in logits]
 
     def order(self, weights: list[float]) -> list[int]:
         return sorted(range(len(weights)), key=lambda i: (-weights[i], i))

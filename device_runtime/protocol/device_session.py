@@ -1,7 +1,7 @@
 """The device's half of a session: the committed tokens, the numbers of rounds, messages in and out.
 
-No I/O: each method gives the bytes to send, or takes the bytes that came. Answers are checked against
-what was asked; a refusal by the edge raises RefusedError, nonsense from it RemoteError.
+No I/O: each method gives the bytes to send, or takes the bytes that came. Answers are checked
+against what was asked; a refusal by the edge raises RefusedError, nonsense from it RemoteError.
 """
 
 from __future__ import annotations
@@ -12,8 +12,23 @@ from typing import Any, TypeVar
 
 from device_runtime.protocol.errors import ErrorCode, LocalError, RefusedError, RemoteError
 from device_runtime.protocol.messages import (
-    Begin, Begun, Cancel, Close, Ending, Flags, Hello, Message, More, Refusal, Round, Stream, Tokens,
-    Verdict, Welcome, decode, encode,
+    Begin,
+    Begun,
+    Cancel,
+    Close,
+    Ending,
+    Flags,
+    Hello,
+    Message,
+    More,
+    Refusal,
+    Round,
+    Stream,
+    Tokens,
+    Verdict,
+    Welcome,
+    decode,
+    encode,
 )  # fmt: skip
 from device_runtime.protocol.sampling import Sampling
 from device_runtime.protocol.schemes.base import Ask, Drafted, Scheme, Vocabulary
@@ -49,7 +64,7 @@ class DeviceSession:
     """One session with one edge."""
 
     def __init__(self, num_ids: int, vocabulary_hash: Callable[[int], bytes], client: str) -> None:
-        """num_ids: ids this side's tokenizer defines; vocabulary_hash(count) over the first ones."""
+        """num_ids: ids this tokenizer defines; vocabulary_hash(count) over the first ones."""
         self.tokens = TokenList()
         self.welcome: Welcome | None = None
         self._num_ids = num_ids

@@ -23,8 +23,22 @@ from device_runtime.protocol import messages
 from device_runtime.protocol.errors import ErrorCode, RemoteError
 from device_runtime.protocol.law import Law, prob_of
 from device_runtime.protocol.messages import (
-    Begin, Begun, Cancel, Close, Ending, Flags, Hello, Message, More, Round, Stream, Tokens, Verdict,
-    Welcome, encode, pad_verdict,
+    Begin,
+    Begun,
+    Cancel,
+    Close,
+    Ending,
+    Flags,
+    Hello,
+    Message,
+    More,
+    Round,
+    Stream,
+    Tokens,
+    Verdict,
+    Welcome,
+    encode,
+    pad_verdict,
 )  # fmt: skip
 from device_runtime.protocol.randomness import edge_streams
 from device_runtime.protocol.sampling import Sampling
@@ -73,7 +87,7 @@ class EdgeFacts:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Run the model so that `tokens` are in the session's cache; give rows of the last positions."""
+    """Run the model so that `tokens` are in the cache; give rows of the last positions."""
 
     tokens: Sequence[int]
     num_rows: int
@@ -130,23 +144,20 @@ class EdgeSession:
             )
         match message:
             case Hello():
-                return self._hello(message)
+                step = self._hello(message)
             case Begin():
-                return self._begin(message)
+                step = self._begin(message)
             case Round():
-                return self._round(message, data)
+                step = self._round(message, data)
             case More():
-                return self._more(message)
+                step = self._more(message)
             case Stream():
-                self.state = State.STREAMING
-                self._stream_left = message.max_tokens
-                return self._next_of_stream(())
+                step = self._stream(message)
             case Cancel():
-                self._stream_left = 0
-                return Step()
+                step = self._cancel()
             case _:
-                self.state = State.CLOSED
-                return Step()
+                step = self._close()
+        return step
 
     def commit(self, rows: Rows) -> Step:
         """Take the rows of the last job."""
@@ -329,10 +340,25 @@ class EdgeSession:
         return encode(pad_verdict(verdict, generation.pad_to_bytes))
 
     def _in_force(self) -> tuple[Begin, Scheme]:
-        assert self._generation is not None and self._scheme is not None
+        assert self._generation is not None
+        assert self._scheme is not None
         return self._generation, self._scheme
 
     # the edge-only stream
+
+    def _stream(self, stream: Stream) -> Step:
+        self.state = State.STREAMING
+        self._stream_left = stream.max_tokens
+        return self._next_of_stream(())
+
+    def _cancel(self) -> Step:
+        """The job in hand still gives its token; that one closes the stream."""
+        self._stream_left = 0
+        return Step()
+
+    def _close(self) -> Step:
+        self.state = State.CLOSED
+        return Step()
 
     def _next_of_stream(self, ids: tuple[int, ...]) -> Step:
         """Send what there is; go on while tokens are left and the context has room."""

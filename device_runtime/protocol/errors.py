@@ -29,11 +29,11 @@ class ErrorCode(IntEnum):
 
 SENTENCES = {
     ErrorCode.MALFORMED: "the message does not follow the wire format",
-    ErrorCode.UNSUPPORTED_VERSION: "this side speaks another protocol version; update the older side",
+    ErrorCode.UNSUPPORTED_VERSION: "the two sides speak other protocol versions; update the older",
     ErrorCode.UNEXPECTED_MESSAGE: "a message of this kind is not allowed in this state",
     ErrorCode.TOO_LARGE: "the message or a count in it is above the agreed limit",
     ErrorCode.BAD_TOKEN_ID: "a token id is outside the shared vocabulary",
-    ErrorCode.WRONG_ROUND: "the epoch or round number is not the expected one, or its bytes changed",
+    ErrorCode.WRONG_ROUND: "the round is not the expected one, or its bytes changed",
     ErrorCode.WRONG_PREFIX: "the committed prefix differs; send the tokens again",
     ErrorCode.CONTEXT_FULL: "the tokens do not fit into the model's context",
     ErrorCode.UNSUPPORTED_PARAMETER: "a scheme or sampling parameter is not supported",

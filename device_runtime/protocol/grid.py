@@ -1,8 +1,8 @@
 """The table of doubles whose indices stand for probabilities on the wire.
 
-Level 0 is 0.0 and the last level is 1.0; between them stand all doubles in [2^-num_octaves, 1) whose
-mantissa has `mantissa_bits` bits. Rounding is integer arithmetic on the bits of a double, so both
-ends agree exactly on every machine: no exp2, no log2. Neighbours differ by a factor of at most
+Level 0 is 0.0 and the last level is 1.0; between them stand all doubles in [2^-num_octaves, 1)
+whose mantissa has `mantissa_bits` bits. Rounding is integer arithmetic on the bits of a double, so
+both ends agree exactly on every machine: no exp2, no log2. Neighbours differ by a factor of at most
 1 + 2^-mantissa_bits.
 """
 
@@ -46,7 +46,8 @@ class Grid:
         """Index of the largest level ≤ each value in [0, 1]."""
         bits = np.ascontiguousarray(values, np.float64).view(np.int64)
         index = (bits >> (_MANTISSA_BITS - self.mantissa_bits)) - self._offset
-        return np.maximum(index, 0)
+        floor: Indices = np.maximum(index, 0)
+        return floor
 
     def ceil(self, values: Floats) -> Indices:
         """Index of the smallest level ≥ each value in [0, 1]."""
@@ -61,4 +62,4 @@ class Grid:
 
 
 GRID = Grid(mantissa_bits=6, num_octaves=31)
-"""The grid of this protocol version: 11-bit indices, steps of 0.8 to 1.6 %, smallest level 2^-31."""
+"""The protocol's grid: 11-bit indices, steps of 0.8 to 1.6 %, smallest level 2^-31."""

@@ -19,6 +19,8 @@ from device_runtime.protocol.law import Floats, Ids
 
 Counts = NDArray[np.int64]
 
+_MAX_STEPS = 12
+
 
 def quantise(probs: Floats, resolution: int) -> Counts:
     """Integers (n,) ≥ 0 that sum to ℓ = resolution, each within 1 of ℓ · prob.
@@ -104,16 +106,17 @@ def subset_of_rank(rank: int, count: int) -> list[int]:
 
 def _largest(rank: int, j: int) -> tuple[int, int]:
     """The largest n with C(n, j) ≤ rank, and C(n, j); rank ≥ 1."""
-    log_goal, n = math.log(rank) + math.lgamma(j + 1), float(j)
-    n = max(n, math.exp(log_goal / j) + (j - 1) / 2)
-    step = 1.0
+    log_goal = math.log(rank) + math.lgamma(j + 1)
+    n = max(float(j), math.exp(log_goal / j) + (j - 1) / 2)
     # Newton on ln C(n, j): it is concave, so from the second step on n grows towards the root.
-    while abs(step) > 0.01:
+    for _ in range(_MAX_STEPS):
         missing = log_goal - math.lgamma(n + 1) + math.lgamma(n - j + 1)
         step = max(missing / math.log((n + 0.5) / (n - j + 0.5)), j - n)
         n += step
-    # Doubles err by less than 2 for any vocabulary: the rest is done in whole numbers.
-    largest = max(j, int(n) - 2)
+        if abs(step) < 0.01:
+            break
+    # Doubles err by less than 4 for any vocabulary: the rest is done in whole numbers.
+    largest = max(j, int(n) - 4)
     ways = math.comb(largest, j)
     while (next_ways := ways * (largest + 1) // (largest + 1 - j)) <= rank:
         largest, ways = largest + 1, next_ways

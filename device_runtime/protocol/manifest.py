@@ -68,7 +68,7 @@ class Manifest:
         try:
             data = json.loads(path.read_text())
         except ValueError as error:
-            raise BundleError(f"{path} is not valid JSON ({error}); export the model again") from None
+            raise BundleError(f"{path} is no valid JSON ({error}); export again") from None
         return cls.parse(data, str(path))
 
     @classmethod

@@ -1,4 +1,4 @@
-"""A row of grid indices ↔ bytes: ascending ids as gaps, indices, both as byte planes through zstandard.
+"""A row of grid indices ↔ bytes: gaps between ids, and indices, as byte planes through zstandard.
 
 Bytes from a stranger are decoded with a bounded output: the count is read and checked first, and
 exactly as many bytes as it implies are taken from the stream.

@@ -1,12 +1,13 @@
 """Where random decisions come from.
 
-Schemes never see uniforms: they ask `Coins` to flip, draw or choose. That lets a test enumerate every
-decision with its exact chance. The edge's coins are keyed, so that a round judged again gives the
-same verdict; the device's coins come from a source that shares nothing with the generation's seed.
+Schemes never see uniforms: they ask `Coins` to flip, draw or choose. That lets a test enumerate
+every decision with its exact chance. The edge's coins are keyed, so that a round judged again gives
+the same verdict; the device's coins come from a source that shares nothing with the generation's
+seed.
 
-The keyed generator is SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) used as a counter: the words of
-the key are absorbed one by one, then value i is mix(key + (i + 1)·γ). Integers only, so numpy and
-torch give identical bits.
+The keyed generator is SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) used as a counter: the words
+of the key are absorbed one by one, then value i is mix(key + (i + 1)·γ). Integers only, so numpy
+and torch give identical bits.
 """
 
 from __future__ import annotations
@@ -125,7 +126,7 @@ def keyed_coins(key: int, first: int = 0) -> UniformCoins:
 
 
 def edge_streams(seed: int, epoch: int, round_number: int, position: int) -> Streams:
-    """The edge's coins at an absolute position, keyed by (seed, epoch, round, position, purpose)."""
+    """The edge's coins at a position, keyed by (seed, epoch, round, position, purpose)."""
 
     def stream(purpose: Purpose, first: int) -> Coins:
         key = stream_key(seed, epoch, round_number, position, purpose)

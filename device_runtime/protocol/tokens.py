@@ -10,7 +10,7 @@ _HASH_MASK = (1 << 32) - 1
 
 
 class TokenList:
-    """Ids that may be truncated and appended to. `prefix_hash(n)` stands for the first n of them."""
+    """Ids that may be truncated and appended to. `prefix_hash(n)` stands for the first n."""
 
     def __init__(self, ids: Iterable[int] = ()) -> None:
         self._ids: list[int] = []

@@ -48,15 +48,17 @@ def test_messages_become_the_text_of_the_template() -> None:
     [
         ("{{ bos_token }}|{{ eos_token }}", "<|im_start|>|<|end|>"),
         ("{% if messages %}\n  {% set x = 1 %}\n{{ x }}\n{% endif %}", "1\n"),
-        ("{% for m in messages * 3 %}{% if loop.index > 2 %}{% break %}{% endif %}x{% endfor %}", "xx"),
+        ("{% for i in range(9) %}{% if i == 2 %}{% break %}{% endif %}x{% endfor %}", "xx"),
         ("{% generation %}{{ messages[0].content }}{% endgeneration %}", "Hi"),
         ("{{ {'ä': '<'} | tojson }}", '{"ä": "<"}'),
         ("{{ {'a': 1} | tojson(indent=2) }}", '{\n  "a": 1\n}'),
         ("{% if tools is defined %}tools{% endif %}", ""),
-        ("{% set ns = namespace(n=0) %}{% for i in range(3) %}{% set ns.n = ns.n + i %}{% endfor %}"
-         "{{ ns.n }}", "3"),
+        (
+            "{% set n = namespace(a=0) %}{% for i in [1] %}{% set n.a = i %}{% endfor %}{{ n.a }}",
+            "1",
+        ),
     ],
-)  # fmt: skip
+)
 def test_templates_find_what_they_expect(source: str, text: str) -> None:
     assert rendered(source, *USER) == text
 
@@ -72,6 +74,12 @@ def test_messages_that_the_template_refuses_are_the_users_error() -> None:
         rendered(source, *USER)
 
 
+def nested(*ranges: str) -> str:
+    """Loops inside each other, with nothing in the innermost one."""
+    heads = "".join(f"{{% for i in {values} %}}" for values in ranges)
+    return heads + "{% endfor %}" * len(ranges)
+
+
 @pytest.mark.parametrize(
     "source",
     [
@@ -84,18 +92,16 @@ def test_messages_that_the_template_refuses_are_the_users_error() -> None:
         "{{ self._TemplateReference__context.__dict__ }}",
         "{{ messages.append(1) }}",
         "{{ strftime_now.__globals__ }}",
-        "{% for i in range(10 ** 9) %}x{% endfor %}",
-        "{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}",
-        "{% set l = range(999) | list %}"
-        "{% for i in l %}{% for j in l %}{% for k in l %}{% endfor %}{% endfor %}{% endfor %}",
+        nested("range(10 ** 9)"),
+        nested("range(9999)", "range(9999)"),
+        "{% set l = range(999) | list %}" + nested("l", "l", "l"),
         "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
         "{{ 'x' * 10 ** 9 }}",
         "{{ 10 ** 9 * 'x' }}",
         "{{ [0] * 10 ** 9 }}",
         "{{ 9 ** (9 ** 9) }}",
-        "{% set ns = namespace(n=9) %}"
-        "{% for i in range(99) %}{% set ns.n = ns.n * ns.n %}{% endfor %}{{ ns.n }}",
-        "{% for i in range(90000) %}{{ 'x' * 90000 }}{% endfor %}",
+        "{% set n = namespace(a=9) %}{% for i in range(99) %}{% set n.a = n.a * n.a %}{% endfor %}",
+        "{% for i in range(9000) %}{{ 'x' * 90000 }}{% endfor %}",
         "{% include '/etc/passwd' %}",
         "{% import 'os' as os %}",
         "{{ undefined_name.attribute }}",
@@ -109,13 +115,14 @@ def test_tricks_bombs_and_mistakes_fail_with_one_error(source: str) -> None:
 
 
 def test_the_loop_budget_is_for_one_rendering() -> None:
-    loop = template("{% for i in range(60000) %}{% endfor %}x")
+    loop = template("{% for i in range(12000) %}{% endfor %}x")
     assert [loop.render([]), loop.render([])] == [[Segment("x", True)]] * 2
 
 
 def test_a_template_cannot_reach_or_replace_the_loop_counter() -> None:
-    source = "{% set environment = 1 %}{% set count_pass = 1 %}{% for i in range(9) %}{% for j in range(90000) %}{% endfor %}{% endfor %}"
-    with pytest.raises(BundleError, match="more than 100000 passes"):
+    shadows = "{% set environment = 1 %}{% set count_pass = 1 %}"
+    source = shadows + nested("range(3)", "range(9999)")
+    with pytest.raises(BundleError, match="more than 20000 passes"):
         rendered(source)
 
 
@@ -147,7 +154,7 @@ def test_messages_without_special_tokens_are_one_trusted_text() -> None:
 def test_templates_still_see_what_they_test_messages_for() -> None:
     source = (
         "{% for m in messages %}{% if '</think>' in m.content %}"
-        "{{ m.content.split('</think>')[-1].strip() }}{% else %}{{ m.content }}{% endif %}{% endfor %}"
+        "{{ m.content.split('</think>')[-1].strip() }}{% endif %}{% endfor %}"
     )
     content = "hm <|end|></think>\n yes <|im_end|> "
     segments = template(source).render([Message("assistant", content)])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -44,7 +45,7 @@ def without_cache(folders: dict[str, Path], ids: NDArray[np.int64]) -> Row:
     """Logits after ids by one run of the plain graph, fed by hand."""
     session = ort.InferenceSession(folders["optimum"] / "model.onnx")
     empty = np.zeros((1, SHAPE.num_kv_heads, 0, SHAPE.head_size), np.float32)
-    feeds = {item.name: empty for item in session.get_inputs()}
+    feeds: dict[str, NDArray[Any]] = {item.name: empty for item in session.get_inputs()}
     feeds["input_ids"] = ids[None]
     feeds["attention_mask"] = np.ones((1, len(ids)), np.int64)
     feeds["position_ids"] = np.arange(len(ids))[None]
@@ -60,7 +61,8 @@ def test_every_row_equals_a_run_without_cache(folder: Path, folders: dict[str, P
         row = drafter.append(ids[at : at + size])
         at += size
         np.testing.assert_allclose(row, without_cache(folders, ids[:at]), atol=2e-5)
-        assert (row.dtype, row.shape) == (np.float32, (SHAPE.vocab_size,))
+        assert row.dtype == np.float32
+        assert row.shape == (SHAPE.vocab_size,)
         assert drafter.num_tokens == at
 
 

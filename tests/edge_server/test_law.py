@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.law_fixture import INF, every_sampling, rows_to_try
 
 from device_runtime.protocol.sampling import LogitsError, Sampling, to_law
 from edge_server.law import LawBatch, to_laws
 from edge_server.truncation import largest
+from tests.law_fixture import INF, every_sampling, rows_to_try
 
 GENERATED = ((), (1, 3, 3), (0, 70), (2, 2, 2, 4))
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -18,7 +18,8 @@ DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 def batch_of_everything() -> tuple[torch.Tensor, list[Sampling], list[tuple[int, ...]]]:
     """Every row with every combination of parameters: logits (rows, 90), padded with -inf."""
     rows = list(rows_to_try().values())
-    logits, samplings, generated = [], [], []
+    logits, samplings = [], []
+    generated: list[tuple[int, ...]] = []
     for i, sampling in enumerate(every_sampling()):
         row = np.full(90, -INF, np.float32)
         chosen = rows[i % len(rows)]

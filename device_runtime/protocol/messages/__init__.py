@@ -1,8 +1,8 @@
 """The messages and their bytes. Byte layouts and states are tabled in docs/protocol.md.
 
-Every message starts with the protocol version and its kind, one byte each. Fields follow in the order
-in which they stand in its class. What a scheme adds (evidence, rejection) is opaque at this level:
-only a session knows which scheme is in force.
+Every message starts with the protocol version and its kind, one byte each. Fields follow in the
+order in which they stand in its class. What a scheme adds (evidence, rejection) is opaque at this
+level: only a session knows which scheme is in force.
 """
 
 from __future__ import annotations

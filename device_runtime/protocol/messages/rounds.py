@@ -8,7 +8,13 @@ from typing import ClassVar
 
 from device_runtime.protocol.errors import ErrorCode, RemoteError
 from device_runtime.protocol.messages.fields import (
-    MAX_GAMMA, MAX_MESSAGE_BYTES, MAX_TOKEN_ID, MAX_TOKENS, Kind, read_boolean, to_member,
+    MAX_GAMMA,
+    MAX_MESSAGE_BYTES,
+    MAX_TOKEN_ID,
+    MAX_TOKENS,
+    Kind,
+    read_boolean,
+    to_member,
 )  # fmt: skip
 from device_runtime.protocol.wire import Reader, Writer, malformed
 
@@ -26,6 +32,7 @@ class Flags(IntFlag):
     """Reserved: the state of a grammar follows the block."""
 
 
+NO_FLAGS = Flags(0)
 SUPPORTED_FLAGS = Flags.NO_BONUS | Flags.LOGPROBS
 
 
@@ -45,7 +52,7 @@ class Round:
     """Draws wanted on a rejection, for schemes that send draws."""
     block: bytes
     """The ids, then the scheme's evidence, as bits; zeros may follow (padding)."""
-    flags: Flags = Flags(0)
+    flags: Flags = NO_FLAGS
 
     def write(self, out: Writer) -> None:
         out.u8(self.flags)

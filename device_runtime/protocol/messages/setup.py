@@ -7,8 +7,16 @@ from typing import ClassVar
 
 from device_runtime.protocol.errors import ErrorCode
 from device_runtime.protocol.messages.fields import (
-    MAX_END_IDS, MAX_GAMMA, MAX_TEXT_BYTES, MAX_TOKEN_ID, MAX_TOKENS, Kind, read_boolean,
-    read_sampling, to_member, write_sampling,
+    MAX_END_IDS,
+    MAX_GAMMA,
+    MAX_TEXT_BYTES,
+    MAX_TOKEN_ID,
+    MAX_TOKENS,
+    Kind,
+    read_boolean,
+    read_sampling,
+    to_member,
+    write_sampling,
 )  # fmt: skip
 from device_runtime.protocol.sampling import Sampling
 from device_runtime.protocol.wire import Reader, Writer
@@ -154,7 +162,7 @@ class Close:
         """No fields."""
 
     @classmethod
-    def read(cls, data: Reader) -> Close:
+    def read(cls, _: Reader) -> Close:
         return cls()
 
 

@@ -51,5 +51,5 @@ class Cancel:
         """No fields."""
 
     @classmethod
-    def read(cls, data: Reader) -> Cancel:
+    def read(cls, _: Reader) -> Cancel:
         return cls()

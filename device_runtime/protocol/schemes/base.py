@@ -1,8 +1,8 @@
 """The interface of a verification scheme: who sends what about q and p, and who draws.
 
-One object holds both halves. The device calls `draft` and `settle`, the edge `accepts`, `reject` and
-`next_token`; the four codecs are shared. A scheme sees one position at a time; the loop over a block
-is written once, in `verify.py`.
+One object holds both halves. The device calls `draft` and `settle`, the edge `accepts`, `reject`
+and `next_token`; the four codecs are shared. A scheme sees one position at a time; the loop over a
+block is written once, in `verify.py`.
 """
 
 from __future__ import annotations
@@ -84,15 +84,23 @@ class Scheme(Protocol):
         """Edge: the token after a block that stands as a whole."""
         ...
 
-    def write_evidence(self, bits: BitWriter, block: Sequence[Drafted], vocab: Vocabulary) -> None: ...
+    def write_evidence(self, bits: BitWriter, block: Sequence[Drafted], vocab: Vocabulary) -> None:
+        """Device: what goes up beside the ids."""
+        ...
 
     def read_evidence(
         self, bits: BitReader, token_ids: Sequence[int], vocab: Vocabulary
-    ) -> tuple[Drafted, ...]: ...
+    ) -> tuple[Drafted, ...]:
+        """Edge: the block again; RemoteError on what no honest device sends."""
+        ...
 
-    def write_rejection(self, out: Writer, rejection: Any, vocab: Vocabulary) -> None: ...
+    def write_rejection(self, out: Writer, rejection: Any, vocab: Vocabulary) -> None:
+        """Edge: what `reject` gave."""
+        ...
 
-    def read_rejection(self, data: Reader, vocab: Vocabulary) -> Any: ...
+    def read_rejection(self, data: Reader, vocab: Vocabulary) -> Any:
+        """Device: it again; RemoteError on what no honest edge sends."""
+        ...
 
 
 def draw_from_law(p: Law, streams: Streams) -> int:

@@ -1,8 +1,9 @@
-"""`coupled`: both ends take argmax(log law + the same Gumbel noise) (Daliri, Musco and Suresh 2024).
+"""`coupled`: both ends take argmax(log law + the same Gumbel noise).
 
 Up: ids. Down: one id. Law: exact, since argmax(log p + Gumbel) follows p; and, because the noise
 depends only on (seed, position, id), the text is the one the LLM alone gives with that seed,
 whatever was drafted. Acceptance: Σ_i 1 / Σ_j max(p_j/p_i, q_j/q_i) ≥ (1 − D)/(1 + D).
+Source: Daliri, Musco and Suresh 2024, arXiv 2408.07978.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from device_runtime.protocol.schemes.base import Ask, Drafted, NoEvidence, Place
 def coupled_token(law: Law, place: Place) -> int:
     """Argmax of log law + shared noise over the support, the lowest id among equals."""
     ids = law.support()
-    return int(ids[np.argmax(np.log(law.prob(ids)) + shared_gumbel(place.seed, place.position, ids))])
+    return int(
+        ids[np.argmax(np.log(law.prob(ids)) + shared_gumbel(place.seed, place.position, ids))]
+    )
 
 
 class Coupled(NoEvidence, TokenReply):

@@ -2,9 +2,9 @@
 
 Up, per token: id + q(x) as a 32-bit float. Down, on a rejection: the whole row p as floats of 16 or
 32 bits, from which the device draws norm(max(0, p − q)). The test is the right way up: u·q < p (the
-paper prints q/p). Law: exact up to the rounding of the row and of q(x): with p̂ the row as sent, the
-emitted law differs from p by at most the total variation of the two residuals times the chance of
-rejection; docs/schemes.md gives the figures.
+paper prints q/p). Law: exact up to the rounding of the row and of q(x): with p̂ the row as sent,
+the emitted law differs from p by at most the total variation of the two residuals times the chance
+of rejection; docs/schemes.md gives the figures.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The test with one index, shared by `dssd-packed` and `dssd-thinned`.
 
-G is a grid and p̃ is p rounded down to it. The device holds u ~ U(0, 1), sends u·q(x) rounded up to G,
-and the edge accepts iff that index is ≤ the index of p̃(x): exactly the event u·q(x) ≤ p̃(x). So x
-stands with chance min(1, p̃(x)/q(x)); q needs no rounding and the edge needs no coin. What remains
-to be drawn after a rejection is p − min(q, p̃) = (p̃ − q)₊ + (p − p̃).
+G is a grid and p̃ is p rounded down to it. The device holds u ~ U(0, 1), sends u·q(x) rounded up to
+G, and the edge accepts iff that index is ≤ the index of p̃(x): exactly the event u·q(x) ≤ p̃(x). So
+x stands with chance min(1, p̃(x)/q(x)); q needs no rounding and the edge needs no coin. What
+remains to be drawn after a rejection is p − min(q, p̃) = (p̃ − q)₊ + (p − p̃).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """`dssd-packed`: the row p̃ on a coarse grid, packed, plus one draw from what rounding took away.
 
-Up, per token: id + one index. Down, on a rejection: p̃ (ids and indices) and y* ~ (p − p̃)/M2, where
-M2 = 1 − Σ p̃. The device takes y* with chance M2/(M1 + M2), M1 = Σ (p̃ − q)₊, else draws from
-(p̃ − q)₊. The two parts sum to p − min(q, p̃), which is what the index test left: exact for any grid.
-How far the grid reaches down only trades bytes against acceptance.
+Up, per token: id + one index. Down, on a rejection: p̃ (ids and indices) and y* ~ (p − p̃)/M2,
+where M2 = 1 − Σ p̃. The device takes y* with chance M2/(M1 + M2), M1 = Σ (p̃ − q)₊, else draws from
+(p̃ − q)₊. The two parts sum to p − min(q, p̃), which is what the index test left: exact for any
+grid. How far the grid reaches down only trades bytes against acceptance.
 """
 
 from __future__ import annotations

@@ -3,9 +3,10 @@
 Up, per token: id + one index. Down, on a rejection: k draws y ~ p. The edge flips the coin that it
 alone can: with chance (p − p̃)/p a draw is *unconditional*, else it carries the index of p̃(y). The
 device keeps an unconditional draw always, another with chance max(0, 1 − q(y)/p̃(y)): a kept draw
-follows (p − p̃) + (p̃ − q)₊, the residual of the index test. The copies travel as a sorted multiset, so
-the device takes a uniformly random one of those it kept ("the first in id order" would favour low
-ids). If it kept none, it asks for more draws of the same stream; after a few tries for the whole row.
+follows (p − p̃) + (p̃ − q)₊, the residual of the index test. The copies travel as a sorted
+multiset, so the device takes a uniformly random one of those it kept ("the first in id order" would
+favour low ids). If it kept none, it asks for more draws of the same stream; after a few tries for
+the whole row.
 """
 
 from __future__ import annotations

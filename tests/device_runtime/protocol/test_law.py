@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.law_fixture import Laws, every_kind
 
 from device_runtime.protocol.law import ArrayLaw, Floats, overlap, prob_of
+from tests.law_fixture import Laws, every_kind
 
 JUST_BELOW_1 = float(np.nextafter(1.0, 0.0))
 weight_lists = st.lists(

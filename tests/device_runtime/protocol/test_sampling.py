@@ -6,12 +6,21 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from tests.law_fixture import (
-    INF, MUTANTS, Case, Laws, NumpyLaws, Reference, agrees, every_kind, every_sampling, rows_to_try,
-)  # fmt: skip
 
 from device_runtime.protocol.errors import ConfigError
 from device_runtime.protocol.sampling import LogitsError, Sampling
+from tests.law_fixture import (
+    INF,
+    MUTANTS,
+    Case,
+    Laws,
+    NumpyLaws,
+    Reference,
+    agrees,
+    every_kind,
+    every_sampling,
+    rows_to_try,
+)  # fmt: skip
 
 ROWS = rows_to_try()
 GENERATED = (1, 3, 3, 3, 0, 77)

@@ -1,0 +1,153 @@
+"""Where a bundle may go, how it takes its place, and the files beside the graph."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from export import bundle
+from export.checkpoint import Checkpoint
+from export.errors import ExportError
+from tests.tiny_models import tiny_tokenizer
+
+
+def bundle_at(folder: Path, content: str = "old") -> Path:
+    folder.mkdir()
+    (folder / "manifest.json").write_text(content)
+    return folder
+
+
+def test_a_new_or_empty_folder_will_do(tmp_path: Path) -> None:
+    bundle.check_place(tmp_path / "new" / "deep", force=False)
+    bundle.check_place(tmp_path, force=False)
+
+
+def test_a_bundle_is_replaced_only_by_force(tmp_path: Path) -> None:
+    out = bundle_at(tmp_path / "out")
+    with pytest.raises(ExportError, match="add --force"):
+        bundle.check_place(out, force=False)
+    bundle.check_place(out, force=True)
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_folder_of_something_else_is_never_replaced(tmp_path: Path, force: bool) -> None:
+    (tmp_path / "thesis.odt").touch()
+    with pytest.raises(ExportError, match="is not empty and holds no bundle"):
+        bundle.check_place(tmp_path, force=force)
+
+
+def test_a_file_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "out").touch()
+    with pytest.raises(ExportError, match="is a file"):
+        bundle.check_place(tmp_path / "out", force=True)
+
+
+def test_the_checkpoint_itself_is_never_replaced(tmp_path: Path) -> None:
+    out = bundle_at(tmp_path / "out")
+    for checkpoint in (out, out / "inner"):
+        with pytest.raises(ExportError, match="holds the checkpoint itself"):
+            bundle.check_place(out, force=True, checkpoint=checkpoint)
+
+
+def test_too_small_a_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=12_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    bundle.check_space(tmp_path / "not" / "yet", 1_000_000)
+    with pytest.raises(ExportError, match=r"needs about 0\.0 GB, and the disk of"):
+        bundle.check_space(tmp_path / "not" / "yet", 1_000_001)
+
+
+def test_a_finished_folder_takes_its_place(tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "out"
+    with bundle.replacing(out) as folder:
+        (folder / "model.onnx").write_text("new")
+        assert not out.exists()
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+    assert (out / "model.onnx").read_text() == "new"
+
+
+def test_the_old_bundle_stands_until_the_new_one_is_good(tmp_path: Path) -> None:
+    out = bundle_at(tmp_path / "out")
+    with bundle.replacing(out) as folder:
+        (folder / "manifest.json").write_text("new")
+        assert (out / "manifest.json").read_text() == "old"
+    assert (out / "manifest.json").read_text() == "new"
+    assert list(tmp_path.iterdir()) == [out]
+
+
+@pytest.mark.parametrize("error", [ExportError("no"), KeyboardInterrupt(), OSError(28, "full")])
+def test_a_failure_leaves_the_old_bundle_and_nothing_else(
+    tmp_path: Path, error: BaseException
+) -> None:
+    out = bundle_at(tmp_path / "out")
+
+    def fail() -> None:
+        with bundle.replacing(out) as folder:
+            (folder / "manifest.json").write_text("new")
+            raise error
+
+    with pytest.raises(type(error)):
+        fail()
+    assert (out / "manifest.json").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_a_failure_at_the_last_step_puts_the_old_bundle_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = bundle_at(tmp_path / "out")
+    rename = Path.rename
+
+    def failing(self: Path, target: Path) -> Path:
+        if self.name == "new":
+            raise OSError(5, "input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(OSError, match="input/output"), bundle.replacing(out):
+        pass
+    assert (out / "manifest.json").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_a_linked_folder_is_replaced_where_it_lies(tmp_path: Path) -> None:
+    real = bundle_at(tmp_path / "real")
+    link = tmp_path / "link"
+    link.symlink_to(real)
+    with bundle.replacing(link) as folder:
+        (folder / "manifest.json").write_text("new")
+    assert link.is_symlink()
+    assert (real / "manifest.json").read_text() == "new"
+
+
+def checkpoint(folder: Path, tokenizer_config: dict[str, Any] | None = None) -> Checkpoint:
+    return Checkpoint(folder, "it", {}, {}, tokenizer_config or {}, tiny_tokenizer())
+
+
+def test_the_tokenizer_is_copied_byte_for_byte(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    tiny_tokenizer().save(str(tmp_path / "tokenizer.json"))
+    bundle.write_tokenizer(checkpoint(tmp_path), tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["tokenizer.json"]
+    copy = (tmp_path / "out" / "tokenizer.json").read_bytes()
+    assert copy == (tmp_path / "tokenizer.json").read_bytes()
+
+
+def test_truncation_left_by_a_training_script_is_dropped(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    data = json.loads(tiny_tokenizer().to_str())
+    cut = {"max_length": 8, "strategy": "LongestFirst", "stride": 0, "direction": "Right"}
+    (tmp_path / "tokenizer.json").write_text(json.dumps({**data, "truncation": cut}))
+    bundle.write_tokenizer(checkpoint(tmp_path), tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "tokenizer.json").read_text()) == data
+
+
+def test_the_chat_template_becomes_a_file(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    tiny_tokenizer().save(str(tmp_path / "tokenizer.json"))
+    bundle.write_tokenizer(checkpoint(tmp_path, {"chat_template": "{{ x }}"}), tmp_path / "out")
+    assert (tmp_path / "out" / "chat_template.jinja").read_text() == "{{ x }}"

@@ -1,0 +1,328 @@
+"""`tandem export` from the command line to a bundle that the device's own drafter runs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from device_runtime import cli as tandem
+from device_runtime.bundle import Bundle
+from device_runtime.onnx_drafter import OnnxDrafter, RuntimeSettings
+from device_runtime.protocol.errors import ConfigError, TandemError
+from device_runtime.protocol.manifest import Manifest
+from export import convert, optimum_graph
+from export.checkpoint import Checkpoint
+from export.errors import ExportError
+from tests.tiny_models import (
+    ARCHITECTURES,
+    CHAT_TEMPLATE,
+    CONTEXT_LEN,
+    END_ID,
+    NUM_TOKENS,
+    START_ID,
+    save_checkpoint,
+    tiny_model,
+    tiny_tokenizer,
+    with_noise,
+)
+
+Export = Callable[..., int]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def generated(checkpoint: Path, prompt: list[int], num_tokens: int) -> list[int]:
+    """What transformers writes greedily, not stopping at an end token."""
+    model: Any = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    ids = torch.tensor([prompt])
+    text = model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        do_sample=False,
+        max_new_tokens=num_tokens,
+        min_new_tokens=num_tokens,
+        eos_token_id=NUM_TOKENS + 1000,
+        pad_token_id=END_ID,
+    )
+    return [int(id_) for id_ in text[0, len(prompt) :]]
+
+
+def drafted(bundle: Path, prompt: list[int], num_tokens: int) -> list[int]:
+    """What the device writes greedily from the bundle, taking back three tokens now and then."""
+    drafter = OnnxDrafter.open(bundle, RuntimeSettings(num_threads=1))
+    row = drafter.append(np.array(prompt))
+    written: list[int] = []
+    while len(written) < num_tokens:
+        written.append(int(row.argmax()))
+        if len(written) % 5 == 0:
+            drafter.append(np.array([7, 8, 9]))
+            drafter.truncate(len(prompt) + len(written) - 1)
+        row = drafter.append(np.array(written[-1:]))
+    return written
+
+
+PROMPT = tiny_tokenizer().encode("The fox went over the bridge").ids
+
+
+def test_the_device_writes_what_transformers_writes_from_a_llama(
+    llama: Path, llama_bundle: Path
+) -> None:
+    assert drafted(llama_bundle, PROMPT, 64) == generated(llama, PROMPT, 64)
+
+
+def test_the_device_writes_what_transformers_writes_from_a_padded_tied_float16_gpt2(
+    gpt2: Path, gpt2_bundle: Path
+) -> None:
+    assert drafted(gpt2_bundle, PROMPT, 64) == generated(gpt2, PROMPT, 64)
+
+
+def test_the_manifest_describes_the_model(llama: Path, llama_bundle: Path) -> None:
+    manifest = Manifest.load(llama_bundle)
+    assert manifest == Manifest(
+        format_version=1,
+        source="llama",
+        architecture="llama",
+        graph="optimum",
+        weights="fp32",
+        num_layers=2,
+        num_heads=4,
+        num_kv_heads=2,
+        head_size=16,
+        vocab_size=NUM_TOKENS,
+        context_len=CONTEXT_LEN,
+        bos_token_id=START_ID,
+        end_token_ids=(END_ID,),
+        cache_dtype="float32",
+        logits_dtype="float32",
+        input_ids_name="input_ids",
+        attention_mask_name="attention_mask",
+        position_ids_name="position_ids",
+        logits_name="logits",
+        past_key_pattern="past_key_values.%d.key",
+        past_value_pattern="past_key_values.%d.value",
+        present_key_pattern="present.%d.key",
+        present_value_pattern="present.%d.value",
+        files=manifest.files,
+        tool_versions=manifest.tool_versions,
+    )
+    assert manifest.files.keys() == {"model.onnx", "tokenizer.json", "chat_template.jinja"}
+    assert manifest.tool_versions["optimum-onnx"] == version("optimum-onnx")
+    Bundle.open(llama_bundle)  # checks the hashes
+    assert (llama_bundle / "chat_template.jinja").read_text() == CHAT_TEMPLATE
+    copied = (llama_bundle / "tokenizer.json").read_bytes()
+    assert copied == (llama / "tokenizer.json").read_bytes()
+
+
+def test_a_sharded_padded_float16_checkpoint_without_template(
+    gpt2: Path, gpt2_bundle: Path
+) -> None:
+    assert len(list(gpt2.glob("*.safetensors"))) > 2
+    manifest = Manifest.load(gpt2_bundle)
+    assert manifest.vocab_size == NUM_TOKENS + 64
+    assert (manifest.num_kv_heads, manifest.cache_dtype) == (4, "float32")
+    assert manifest.files.keys() == {"model.onnx", "tokenizer.json"}
+
+
+def test_tied_weights_are_stored_once(gpt2_bundle: Path) -> None:
+    weights = onnx.load(gpt2_bundle / "model.onnx").graph.initializer
+    wide = [list(w.dims) for w in weights if NUM_TOKENS + 64 in w.dims]
+    assert wide == [[NUM_TOKENS + 64, 64]]
+
+
+def test_json_is_all_there_is_under_json(
+    llama: Path, export: Export, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "deep" / "out"
+    assert export(llama, "--out", out, "--json", "--device", "raspberry-pi-5") == 0
+    captured = capfd.readouterr()
+    assert captured.err == ""
+    report = json.loads(captured.out)
+    sizes = {path.name: path.stat().st_size for path in out.iterdir()}
+    assert report["bundle"] == str(out)
+    assert report["file_sizes_bytes"] == sizes
+    assert report["size_bytes"] == sum(sizes.values())
+    assert report["wall_s"] >= sum(report["stages"].values()) > 0
+    parity = report["parity"]
+    assert parity["num_greedy_equal"] == parity["num_greedy_tokens"] == 100
+    assert parity["max_abs_logit_error"] <= parity["tolerance"] < 1e-2
+    assert parity["first_difference"] is None
+
+
+def test_a_user_sees_the_stages_and_no_library(
+    llama: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert tandem.main(["export", str(llama), "--out", str(tmp_path / "out")]) == 0
+    captured = capfd.readouterr()
+    assert captured.err.splitlines() == [
+        "Loading the libraries …",
+        "Reading the weights …",
+        "Tracing the graph …",
+        "Comparing the graph with the checkpoint …",
+        "Writing tokenizer and manifest …",
+    ]
+    first, second = captured.out.splitlines()
+    assert first.startswith(f"{tmp_path / 'out'}: llama, optimum graph, fp32, ")
+    assert second.startswith("parity with the checkpoint: 100 of 100 greedy tokens equal, logits")
+
+
+@pytest.fixture
+def old_bundle(llama_bundle: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(llama_bundle, tmp_path / "out"))
+
+
+def test_force_replaces_an_older_bundle(old_bundle: Path, gpt2: Path, export: Export) -> None:
+    with pytest.raises(ExportError, match="add --force to replace it"):
+        export(gpt2, "--out", old_bundle)
+    assert export(gpt2, "--out", old_bundle, "--force", "--json") == 0
+    assert Bundle.open(old_bundle).manifest.architecture == "gpt2"
+    assert list(old_bundle.parent.iterdir()) == [old_bundle]
+
+
+def replace_builder(
+    monkeypatch: pytest.MonkeyPatch, build: Callable[[PreTrainedModel, Path], None]
+) -> None:
+    def builder(_: Checkpoint, model: PreTrainedModel, path: Path) -> None:
+        build(model, path)
+
+    monkeypatch.setitem(convert.BUILDERS, ("optimum", "fp32"), builder)
+
+
+def noisy(model: PreTrainedModel, path: Path) -> None:
+    optimum_graph.build(with_noise(model, 1e-2), path)
+
+
+def crashing(_: PreTrainedModel, path: Path) -> None:
+    path.write_bytes(b"half a graph")
+    raise RuntimeError("exporter broke\nwith a long story")
+
+
+def interrupted(_: PreTrainedModel, path: Path) -> None:
+    path.write_bytes(b"half a graph")
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("build", "code", "expected"),
+    [
+        (noisy, 1, "the exported graph does not agree with the checkpoint: logits are off by"),
+        (crashing, 1, "(llama) could not be turned into a graph: RuntimeError: exporter broke"),
+        (interrupted, 130, "interrupted"),
+    ],
+)
+def test_a_failed_export_says_why_and_leaves_the_old_bundle(
+    build: Callable[[PreTrainedModel, Path], None],
+    code: int,
+    expected: str,
+    old_bundle: Path,
+    llama: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    replace_builder(monkeypatch, build)
+    before = files(old_bundle)
+    words = ["export", str(llama), "--out", str(old_bundle), "--force", "--json"]
+    assert tandem.main(words) == code
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.strip().splitlines()
+    assert expected in line
+    assert files(old_bundle) == before
+    assert list(old_bundle.parent.iterdir()) == [old_bundle]
+
+
+def test_a_failed_export_leaves_no_folder(
+    llama: Path, export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace_builder(monkeypatch, noisy)
+    with pytest.raises(ExportError):
+        export(llama, "--out", tmp_path / "out", "--json")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_that_the_file_lacks_are_not_made_up(
+    export: Export, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = save_checkpoint(tiny_model("llama", num_hidden_layers=1), tmp_path / "llama")
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 2}))
+    with pytest.raises(ExportError, match=r"lacks 9 of its weights \(such as model\.layers\.1\."):
+        export(checkpoint, "--out", tmp_path / "out", "--json")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_weights_of_another_shape_are_refused(llama: Path, export: Export, tmp_path: Path) -> None:
+    checkpoint = Path(shutil.copytree(llama, tmp_path / "llama"))
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps({**config, "intermediate_size": 96}))
+    with pytest.raises(ExportError, match="llama does not load: RuntimeError: ") as caught:
+        export(checkpoint, "--out", tmp_path / "out", "--json")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--graph", "fused"], "`--graph fused --weights fp32` is not available yet"),
+        (["--weights", "int8"], "`--graph optimum --weights int8` is not available yet"),
+        (["--weights", "int4"], "`--graph optimum --weights fp32` works today"),
+        (["--device", "pi-of-pies"], "pi-of-pies"),
+    ],
+)
+def test_options_that_cannot_be_served_are_refused_at_once(
+    options: list[str], expected: str, llama: Path, export: Export, tmp_path: Path
+) -> None:
+    error = ConfigError if options[0] != "--device" else TandemError
+    with pytest.raises(error, match=expected):
+        export(llama, "--out", tmp_path / "out", *options)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"model_type": "bert", "architectures": ["BertLMHeadModel"]}, "is an encoder (bert)"),
+        ({"model_type": "mamba", "architectures": None}, "cannot be rolled back"),
+        ({"model_type": "novel", "architectures": None}, "which cannot be exported; these can"),
+        ({"max_position_embeddings": None}, "states no context length"),
+    ],
+)
+def test_a_checkpoint_is_refused_before_its_weights_are_read(
+    change: dict[str, Any],
+    expected: str,
+    llama: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    checkpoint = Path(shutil.copytree(llama, tmp_path / "llama"))
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps({**config, **change}))
+    (checkpoint / "model.safetensors").write_bytes(b"never read")
+    words = ["export", str(checkpoint), "--out", str(tmp_path / "out"), "--json"]
+    assert tandem.main(words) == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("tandem: ")
+    assert expected in line
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model_type", ARCHITECTURES)
+def test_each_architecture_is_exported_with_parity(
+    model_type: str, export: Export, tmp_path: Path
+) -> None:
+    """Prompts and text go beyond the sliding window of 32 that some of them have."""
+    checkpoint = save_checkpoint(tiny_model(model_type), tmp_path / model_type)
+    assert export(checkpoint, "--out", tmp_path / "out", "--json") == 0
+    assert drafted(tmp_path / "out", PROMPT, 48) == generated(checkpoint, PROMPT, 48)
