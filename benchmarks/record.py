@@ -94,7 +94,7 @@ class Record:
         head = {name: getattr(self, name) for name in HEAD}
         parts: dict[str, Any] = {section: dict(getattr(self, section)) for section in SECTIONS}
         data = {"schema_version": SCHEMA_VERSION, **head, **parts}
-        return json.dumps(data, ensure_ascii=False, allow_nan=False)
+        return json.dumps(data, allow_nan=False)
 
 
 def _known(name: str) -> Key:

@@ -7,7 +7,7 @@ inputs and logits lie in arrays of ours, and onnxruntime gets their addresses.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,7 +58,7 @@ class FusedGraph:
         shape = (1, manifest.num_kv_heads, io.max_len, manifest.head_size)
         self._cache = []
         for past, present in _cache_names(manifest):
-            buffer = np.zeros(shape, manifest.cache_dtype)
+            buffer = _Buffer(np.zeros(shape, manifest.cache_dtype))
             self._cache.append(buffer)
             io.bind_input(past, buffer, shape)
             io.bind_output(present, buffer, shape)
@@ -80,7 +80,7 @@ class ConcatGraph:
         self._names = _cache_names(manifest)
         size = manifest.num_kv_heads * io.max_len * manifest.head_size
         self._now, self._next = (
-            [np.zeros(size, manifest.cache_dtype) for _ in self._names] for _ in range(2)
+            [_Buffer(np.zeros(size, manifest.cache_dtype)) for _ in self._names] for _ in range(2)
         )
         self._num_cached = 0
 
@@ -89,9 +89,10 @@ class ConcatGraph:
         if num_past < self._num_cached:
             self._shrink(num_past)
         num_tokens = num_past + len(token_ids)
+        before, after = self._shape(num_past), self._shape(num_tokens)
         for (past, present), now, then in zip(self._names, self._now, self._next, strict=True):
-            self._io.bind_input(past, now, self._shape(num_past))
-            self._io.bind_output(present, then, self._shape(num_tokens))
+            self._io.bind_input(past, now, before)
+            self._io.bind_output(present, then, after)
         row = self._io.run(token_ids, num_past)
         self._now, self._next = self._next, self._now
         self._num_cached = num_tokens
@@ -105,23 +106,27 @@ class ConcatGraph:
         kept = self._num_heads * num_tokens * self._head_size
         held = self._num_heads * self._num_cached * self._head_size
         for now, then in zip(self._now, self._next, strict=True):
-            source = now[:held].reshape(self._shape(self._num_cached))
-            then[:kept].reshape(self._shape(num_tokens))[:] = source[:, :, :num_tokens]
+            source = now.array[:held].reshape(self._shape(self._num_cached))
+            target = then.array[:kept].reshape(self._shape(num_tokens))
+            target[:] = source[:, :, :num_tokens]
         self._now, self._next = self._next, self._now
         self._num_cached = num_tokens
 
 
 class _TokenIo:
-    """Token ids, mask, positions and logits of a session, and the run itself."""
+    """Token ids, mask, positions and logits of a session, and the run itself.
+
+    Only what changed since the last run is bound again: drafting token by token, that is the mask.
+    """
 
     def __init__(self, session: Session, manifest: Manifest, max_len: int) -> None:
         self.max_len = max_len
         self._session = session
         self._binding = session.io_binding()
         self._manifest = manifest
-        self._ones = np.ones(max_len, np.int64)
-        self._positions = np.arange(max_len, dtype=np.int64)
-        self._rows = self._new_rows(_KEPT_ROWS)
+        self._ones = _Buffer(np.ones(max_len, np.int64))
+        self._positions = _Buffer(np.arange(max_len, dtype=np.int64))
+        self._bind_block(_KEPT_ROWS)
 
     def check_room(self, num_tokens: int, num_past: int) -> None:
         """onnxruntime before 1.27 reads and writes past the end of a cache that is full."""
@@ -133,32 +138,50 @@ class _TokenIo:
         """Bind what changes from run to run, run, and return the last row of logits."""
         num_tokens = len(token_ids)
         self.check_room(num_tokens, num_past)
-        manifest, end = self._manifest, num_past + num_tokens
-        token_ids = np.ascontiguousarray(token_ids, np.int64)
-        rows = self._rows[:num_tokens] if num_tokens <= _KEPT_ROWS else self._new_rows(num_tokens)
-        self.bind_input(manifest.input_ids_name, token_ids, (1, num_tokens))
+        if num_tokens != self._num_bound:
+            self._bind_block(num_tokens)
+        self._ids.array[:num_tokens] = token_ids
+        manifest = self._manifest
         if manifest.attention_mask_name is not None:
-            self.bind_input(manifest.attention_mask_name, self._ones, (1, end))
+            shape = (1, num_past + num_tokens)
+            self.bind_input(manifest.attention_mask_name, self._ones, shape)
         if manifest.position_ids_name is not None:
-            positions = self._positions[num_past:end]
-            self.bind_input(manifest.position_ids_name, positions, (1, num_tokens))
-        self.bind_output(manifest.logits_name, rows, (1, *rows.shape))
+            shape = (1, num_tokens)
+            self.bind_input(manifest.position_ids_name, self._positions, shape, num_past)
         self._session.run_with_iobinding(self._binding)
-        row: NDArray[np.float32] = rows[-1].astype(np.float32, copy=False)
+        row: NDArray[np.float32] = self._rows.array[num_tokens - 1].astype(np.float32, copy=False)
         return row
 
-    def bind_input(self, name: str, values: NDArray[np.generic], shape: tuple[int, ...]) -> None:
-        """Bind the start of `values`; the caller keeps the array alive until after the run."""
-        pointer = values.ctypes.data
-        self._binding.bind_input(name, "cpu", 0, values.dtype.type, shape, pointer)
+    def bind_input(
+        self, name: str, buffer: _Buffer, shape: tuple[int, ...], first: int = 0
+    ) -> None:
+        """Bind a stretch of a buffer that the caller keeps until after the run."""
+        pointer = buffer.pointer + first * buffer.array.itemsize
+        self._binding.bind_input(name, "cpu", 0, buffer.dtype, shape, pointer)
 
-    def bind_output(self, name: str, values: NDArray[np.generic], shape: tuple[int, ...]) -> None:
-        """Bind the start of `values`; the caller keeps the array alive until after the run."""
-        pointer = values.ctypes.data
-        self._binding.bind_output(name, "cpu", 0, values.dtype.type, shape, pointer)
+    def bind_output(self, name: str, buffer: _Buffer, shape: tuple[int, ...]) -> None:
+        """Bind the start of a buffer that the caller keeps until after the run."""
+        self._binding.bind_output(name, "cpu", 0, buffer.dtype, shape, buffer.pointer)
 
-    def _new_rows(self, count: int) -> NDArray[np.generic]:
-        return np.empty((count, self._manifest.vocab_size), self._manifest.logits_dtype)
+    def _bind_block(self, num_tokens: int) -> None:
+        """Room for ids and logits of a run; large blocks, of prompts, are not kept."""
+        size, vocab_size = max(num_tokens, _KEPT_ROWS), self._manifest.vocab_size
+        self._ids = _Buffer(np.empty(size, np.int64))
+        self._rows = _Buffer(np.empty((size, vocab_size), self._manifest.logits_dtype))
+        self.bind_input(self._manifest.input_ids_name, self._ids, (1, num_tokens))
+        self.bind_output(self._manifest.logits_name, self._rows, (1, num_tokens, vocab_size))
+        self._num_bound = num_tokens
+
+
+class _Buffer:
+    """An array with its address and type, asked for once: numpy takes its time to tell."""
+
+    __slots__ = ("array", "dtype", "pointer")
+
+    def __init__(self, array: NDArray[Any]) -> None:
+        self.array = array
+        self.dtype = array.dtype.type
+        self.pointer: int = array.ctypes.data
 
 
 def _cache_names(manifest: Manifest) -> list[tuple[str, str]]:

@@ -36,7 +36,7 @@ ARM_CORES = {
 
 # The kernel's names of instruction sets → the names used in hw_profiles.
 CPU_FLAGS = {
-    "asimdhp": "dotprod",
+    "asimddp": "dotprod",
     "asimdhp": "fp16",
     "i8mm": "i8mm",
     "sve": "sve",

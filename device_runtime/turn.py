@@ -18,7 +18,7 @@ from device_runtime.drafter import Drafter
 from device_runtime.protocol.device_session import Answer, DeviceSession, Generation
 from device_runtime.protocol.law import Law
 from device_runtime.protocol.randomness import Coins
-from device_runtime.protocol.sampling import to_law
+from device_runtime.protocol.sampling import Logits, to_law
 from device_runtime.protocol.schemes.base import Ask, Drafted, Place
 
 MAX_DRAW_REQUESTS = 3
@@ -61,6 +61,7 @@ class Counts:
     rejected: int = 0
     bonus: int = 0
     more_requests: int = 0
+    unverified: int = 0
 
     @property
     def alpha(self) -> float | None:
@@ -129,19 +130,31 @@ class Turn:
             self._block.append(self._generation.scheme.draft(q, place, self._coins))
             if self._block[-1].token_id in self._generation.end_ids:
                 break  # nothing after an end token is ever judged
+        return self._send()
+
+    def _send(self, *, bonus: bool = True) -> bytes:
+        """The round that carries the block."""
         self._ask = Ask(num_draws=self._num_draws())
         self._requests = 0
         self.counts.rounds += 1
         self.counts.drafted += len(self._block)
-        return session.round(self._block, self._ask)
+        return self._session.round(self._block, self._ask, bonus)
 
     def _next_law(self) -> Law:
         """q after all committed and drafted tokens."""
-        session, drafter = self._session, self._drafter
+        return self._law_of(self._next_logits())
+
+    def _next_logits(self) -> Logits:
+        """The drafter's row after all committed and drafted tokens."""
+        ids, drafter = self._session.tokens.ids, self._drafter
         drafted = [token.token_id for token in self._block]
-        known = drafter.num_tokens - len(session.tokens)
-        fresh = drafted[known:] if known >= 0 else [*session.tokens.ids[known:], *drafted]
-        logits = drafter.append(np.array(fresh, np.int64))
+        known = drafter.num_tokens - len(ids)
+        fresh = drafted[known:] if known >= 0 else [*ids[known:], *drafted]
+        return drafter.append(np.array(fresh, np.int64))
+
+    def _law_of(self, logits: Logits) -> Law:
+        session = self._session
+        drafted = (token.token_id for token in self._block)
         generated = [*session.tokens.ids[session.boundary :], *drafted]
         return to_law(logits, self._generation.sampling, generated, session.shared.num_ids)
 

@@ -1,10 +1,10 @@
 """Attention over packed tokens of many sessions, for any model of `transformers`.
 
-`transformers` lets a program register an attention function and a mask function under a name; models
-that are loaded with that name call them in every layer. The mask function is given each layer
+`transformers` lets a program register an attention function and a mask function under a name; a
+model that is loaded with that name calls them in every layer. The mask function is given each layer
 type's own rule (causal, sliding window, chunks) and evaluates it at the tokens' true positions, so
-windows are right without code per model. Options that are not known here are caught by the engine's
-self-check at start.
+windows are right without code per model. A model that asks attention for something not known here
+is found out by `edge_server.loading`, which tries every model before it serves it.
 """
 
 from __future__ import annotations
@@ -50,8 +50,7 @@ class ForwardPass:
         """Parts (rows, 1, queries, keys) of a mask (1, 1, n, kv_len); True may attend."""
         if id(mask) not in self._masks:
             parts = [
-                mask[0, 0, :, : group.kv_len][group.tokens][:, None]
-                for group in self.packed.groups
+                mask[0, 0, :, : group.kv_len][group.tokens][:, None] for group in self.packed.groups
             ]
             self._masks[id(mask)] = mask, parts
         return self._masks[id(mask)][1]
@@ -85,8 +84,8 @@ def mask_at(packed: Packed, mask_function: Callable[..., Tensor]) -> Tensor:
 def packed_attention(
     module: nn.Module,
     query: Tensor,
-    key: Tensor,
-    value: Tensor,
+    key: Tensor,  # noqa: ARG001 -- in the cache already
+    value: Tensor,  # noqa: ARG001
     attention_mask: Tensor | None,
     scaling: float | None = None,
     softcap: float | None = None,
@@ -138,9 +137,7 @@ def _attend(
     if share > 1:
         mask = mask.repeat(1, 1, share, 1)
     if softcap is None and sinks is None:
-        output = F.scaled_dot_product_attention(
-            picked, keys, values, attn_mask=mask, scale=scaling
-        )
+        output = F.scaled_dot_product_attention(picked, keys, values, attn_mask=mask, scale=scaling)
     else:
         output = _spelled_out(picked, keys, values, mask, scaling, softcap, sinks)
     output = output.view(num_rows, num_kv_heads, share, num_queries, -1).permute(0, 3, 1, 2, 4)

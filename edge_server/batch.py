@@ -82,9 +82,7 @@ def pack(pieces: Sequence[Piece], device: torch.device) -> Packed:
         for piece, at in zip(pieces, positions, strict=True)
     ]
     ends = np.cumsum([len(piece.token_ids) for piece in pieces])
-    wanted = [
-        np.arange(end - piece.num_rows, end) for piece, end in zip(pieces, ends, strict=True)
-    ]
+    wanted = [np.arange(end - piece.num_rows, end) for piece, end in zip(pieces, ends, strict=True)]
     rows = group_rows([(len(piece.token_ids), piece.end) for piece in pieces])
     tokens = [_padded_queries(pieces, ends, members) for members in rows]
     tables = [_padded_tables(pieces, members) for members in rows]
@@ -146,7 +144,9 @@ def _padded_queries(
 ) -> NDArray[np.int64]:
     num_queries = np.array([len(pieces[i].token_ids) for i in members])
     columns = np.arange(num_queries.max())
-    return ends[members, None] - num_queries[:, None] + np.minimum(columns, num_queries[:, None] - 1)
+    queries: NDArray[np.int64] = np.minimum(columns, num_queries[:, None] - 1)
+    queries += (ends[members] - num_queries)[:, None]
+    return queries
 
 
 def _padded_tables(pieces: Sequence[Piece], members: Sequence[int]) -> NDArray[np.int64]:

@@ -68,16 +68,18 @@ class PagedCache(Cache):
             self._wipe()
         if count > len(self._clean):
             self._grow(count - len(self._clean))
-        taken = [self._clean.pop() for _ in range(count)]
-        return taken
+        return [self._clean.pop() for _ in range(count)]
 
     def give_back(self, blocks: Iterable[int]) -> None:
         """Blocks that no session uses any more."""
         self._used_before += blocks
 
     def _wipe(self) -> None:
-        """Zero what was given back. Masked places do not count, but NaN · 0 would: one session's
-        overflow must not reach the next owner of its blocks."""
+        """Zero what was given back.
+
+        Masked places weigh 0, but 0 · NaN is NaN: one session's overflow must not reach the next
+        owner of its blocks.
+        """
         for pool in self._tensors():
             pool[self._used_before] = 0
         self._clean += self._used_before
@@ -88,14 +90,18 @@ class PagedCache(Cache):
         capacity = min(wanted, self.max_blocks)
         for layer, (keys, values) in self._pools.items():
             # One tensor at a time: the old and the new pool never exist together as a whole.
-            keys = _grown(keys, capacity)
-            self._pools[layer] = keys, values
-            self._pools[layer] = keys, _grown(values, capacity)
+            self._pools[layer] = grown = _grown(keys, capacity), values
+            self._pools[layer] = grown[0], _grown(values, capacity)
         self._clean += range(self._capacity, capacity)
         self._capacity = capacity
 
     def _tensors(self) -> list[Tensor]:
         return [tensor for pair in self._pools.values() for tensor in pair]
+
+    @property
+    def allocated_bytes(self) -> int:
+        """Memory in use, whether or not it is handed out."""
+        return self._capacity * self.block_bytes
 
     @property
     def block_bytes(self) -> int:
@@ -105,8 +111,10 @@ class PagedCache(Cache):
     # what happens in a forward pass
 
     def begin(self, places: Tensor, kv_len: int) -> None:
-        """The next pass writes its tokens (n,) to these places, block · BLOCK_LEN + offset, and
-        attends to at most kv_len positions."""
+        """The next pass writes to these places (n,) and attends to at most kv_len positions.
+
+        A place is block · BLOCK_LEN + offset, one for every token of the pass.
+        """
         self._places, self._kv_len = places, kv_len
 
     def update(
@@ -115,9 +123,7 @@ class PagedCache(Cache):
         """Write keys and values (1, heads, n, head size) of the new tokens."""
         if layer_idx not in self._pools:
             self._pools[layer_idx] = self._pool_like(key_states), self._pool_like(value_states)
-        for pool, states in zip(
-            self._pools[layer_idx], (key_states, value_states), strict=True
-        ):
+        for pool, states in zip(self._pools[layer_idx], (key_states, value_states), strict=True):
             pool.flatten(0, 1).index_copy_(0, self._places, states[0].transpose(0, 1))
         return key_states, value_states
 

@@ -83,10 +83,11 @@ class Checkpoint:
 
     def load(self, dtype: torch.dtype, device: torch.device, attention: str) -> PreTrainedModel:
         """The model, in eval mode; `attention` names a registered attention function."""
-        transformers_logging.set_verbosity_error()
-        transformers_logging.disable_progress_bar()
+        transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        load: Any = AutoModelForCausalLM.from_pretrained
         try:
-            model, report = AutoModelForCausalLM.from_pretrained(
+            model, report = load(
                 self.folder,
                 dtype=dtype,
                 attn_implementation=attention,
@@ -102,8 +103,8 @@ class Checkpoint:
         lacking = sorted(report["missing_keys"]) + [str(k) for k in report["mismatched_keys"]]
         if lacking:
             raise CheckpointError(
-                f"{self.folder} lacks {len(lacking)} of the model's weights, or has them in another "
-                f"shape (first: {lacking[0]}); download or save it again"
+                f"{self.folder} lacks {len(lacking)} of the model's weights, or has them in "
+                f"another shape (first: {lacking[0]}); download or save it again"
             )
         loaded: PreTrainedModel = model.to(device).eval().requires_grad_(requires_grad=False)
         return loaded
@@ -161,7 +162,9 @@ def _refuse_other_kinds(config: dict[str, Any], folder: Path) -> None:
     if not isinstance(config.get("model_type"), str):
         raise CheckpointError(f"{folder}/config.json names no model_type; is it a checkpoint's?")
     if config.get("is_encoder_decoder"):
-        raise CheckpointError(f"{folder} is an encoder-decoder model; serve a causal language model")
+        raise CheckpointError(
+            f"{folder} is an encoder-decoder model; serve a causal language model"
+        )
     classes = config.get("architectures") or []
     if classes and not any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in classes):
         raise CheckpointError(f"{folder} is a {classes[0]}; serve a causal language model")
@@ -188,8 +191,12 @@ def _refuse_other_weights(folder: Path) -> None:
     for name in names:
         # An index can name any file, and transformers would unpickle whatever is no safetensors.
         if not name.endswith(".safetensors") or Path(name).name != name:
-            raise CheckpointError(f"{folder}/{_INDEX} names {name}; only safetensors beside it will do")
+            raise CheckpointError(
+                f"{folder}/{_INDEX} names {name}; only safetensors beside it will do"
+            )
         if not (folder / name).is_file():
-            raise CheckpointError(f"{folder} lacks {name}, a part of its weights; download it again")
+            raise CheckpointError(
+                f"{folder} lacks {name}, a part of its weights; download it again"
+            )
     if not names:
         raise CheckpointError(f"{folder}/{_INDEX} names no weights; download it again")

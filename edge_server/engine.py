@@ -1,14 +1,14 @@
 """The engine: jobs of many sessions in, rows of logits out, one forward pass per batch.
 
-A slot is what the engine remembers of a session: the tokens whose keys and values are in the cache,
-and the blocks that hold them. A job names all its tokens; the engine keeps the common prefix, forgets
-the rest and runs what is new. So a slot may be emptied at any time: its next job just runs more.
+A slot is what the engine remembers of a session: the tokens whose keys and values are in the
+cache, and the blocks that hold them. A job names all its tokens; the engine keeps the common
+prefix, forgets the rest and runs what is new. So a slot may be emptied at any time: its next job
+just runs more.
 """
 
 from __future__ import annotations
 
 import inspect
-import logging
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
@@ -27,16 +27,14 @@ from edge_server.law import to_laws
 
 S = TypeVar("S")
 
-logger = logging.getLogger(__name__)
-
 
 class CacheFullError(TandemError):
     """The jobs of a batch do not fit into the cache together."""
 
     def __init__(self, num_wanted: int, num_there: int) -> None:
         super().__init__(
-            f"a batch needs {num_wanted} cache blocks of {BLOCK_LEN} tokens, there are {num_there}; "
-            "run fewer jobs at a time, or give the cache more memory"
+            f"a batch needs {num_wanted} cache blocks of {BLOCK_LEN} tokens, but there are "
+            f"{num_there}; run fewer jobs at a time, or give the cache more memory"
         )
 
 
@@ -51,6 +49,11 @@ class TargetEngine(Protocol[S]):
     @property
     def max_cached(self) -> int:
         """Tokens the cache can hold over all slots."""
+        ...
+
+    @property
+    def num_evictions(self) -> int:
+        """How often a slot lost its memory to others."""
         ...
 
     def open(self) -> S:
@@ -113,6 +116,7 @@ class TorchEngine:
         self._selects_rows = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._least_recent: dict[Slot, None] = {}
         """Slots that hold blocks, the one used longest ago first."""
+        self._num_evictions = 0
 
     @property
     def context_len(self) -> int:
@@ -121,6 +125,10 @@ class TorchEngine:
     @property
     def max_cached(self) -> int:
         return (self._max_blocks - 1) * BLOCK_LEN
+
+    @property
+    def num_evictions(self) -> int:
+        return self._num_evictions
 
     @property
     def block_bytes(self) -> int:
@@ -166,7 +174,7 @@ class TorchEngine:
         rows = self._forward(pack(pieces, self.model.device)) if pieces else torch.empty(0)
         for slot, job in batch:
             slot.tokens = tuple(job.tokens)
-        return list(rows.split([job.num_rows for _, job in batch]))
+        return list(torch.split(rows, [job.num_rows for _, job in batch]))
 
     def _forward(self, packed: Packed) -> Tensor:
         """Logits (wanted, vocab) of one pass over packed tokens."""
@@ -196,6 +204,7 @@ class TorchEngine:
         num_missing = sum(counts) - sum(len(slot.blocks) for slot, _ in batch)
         while self._cache.num_free < num_missing:
             self.drop(next(iter(self._least_recent)))
+            self._num_evictions += 1
         for (slot, _), count in zip(batch, counts, strict=True):
             slot.blocks += self._cache.take(count - len(slot.blocks))
             self._least_recent[slot] = None

@@ -36,7 +36,7 @@ class LawBatch:
 
     def prob(self, rows: Sequence[int], ids: Ids) -> Floats:
         """Probabilities (n, k) of ids (n, k) under the laws of rows (n,)."""
-        columns = torch.as_tensor(ids, device=self.probs.device)
+        columns = torch.tensor(ids, device=self.probs.device)
         inside = columns.clamp(0, self.probs.shape[1] - 1)
         probs = self.probs[_column(rows, torch.int64, columns), inside]
         known: Floats = probs.masked_fill(columns != inside, 0.0).numpy(force=True)
@@ -46,7 +46,7 @@ class LawBatch:
         """Ids (n, k) by inverse CDF in id order from uniforms (n, k) in [0, 1), one law a row."""
         probs = self.probs[list(rows)]
         cdf = probs.cumsum(1)
-        goals = torch.as_tensor(uniforms, device=cdf.device) * cdf[:, -1:]
+        goals = torch.tensor(uniforms, device=cdf.device) * cdf[:, -1:]
         ids = torch.searchsorted(cdf, goals, right=True).clamp_(max=cdf.shape[1] - 1)
         # A scan in parallel may round upwards where the probability is 0, and a draw end there.
         drawn: Ids
@@ -122,10 +122,10 @@ def _penalise(
     changes = [adjustments(samplings[i], generated[i], rows.shape[1]) for i in changed]
     at = np.repeat(changed, [len(change.ids) for change in changes])
     ids, divisors, shifts = (
-        torch.as_tensor(np.concatenate(part), device=rows.device)
+        torch.tensor(np.concatenate(part), device=rows.device)
         for part in zip(*((c.ids, c.divisors, c.shifts) for c in changes), strict=True)
     )
-    where = (torch.as_tensor(at, device=rows.device), ids)
+    where = (torch.tensor(at, device=rows.device), ids)
     old = rows[where]
     rows[where] = torch.where(old > 0, old / divisors, old * divisors) + shifts
 

@@ -1,8 +1,8 @@
 """From a checkpoint's folder to an engine that is known to be right.
 
 The engine feeds models in a way of its own (packed tokens, paged cache), which works for every
-architecture that leaves positions, masks and attention to `transformers`. Whether this one does is not
-looked up in a list but tried: the engine's logits must be those of the plain model.
+architecture that leaves positions, masks and attention to `transformers`. Whether this one does is
+not looked up in a list but tried: the engine's logits must be those of the plain model.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ DEVICES = ("auto", "cpu", "cuda")
 
 _TRIAL_LEN = 40
 _TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-2, torch.bfloat16: 0.3}
-"""Largest difference of a logit, over the logits' standard deviation. float64 is not tighter because
-most models compute their norms in float32."""
+"""Largest difference of a logit, over the logits' standard deviation. float64 is not tighter,
+because most models compute their norms in float32."""
 
 _CPU_SHARE, _CUDA_SHARE = 0.25, 0.85
 
@@ -83,8 +83,7 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def try_model(engine: TorchEngine) -> None:
-    """Compare two texts, run together in pieces, with the plain model; CheckpointError if they
-    differ."""
+    """CheckpointError if two texts, run together in pieces, give other logits than each alone."""
     model = engine.model
     kind = model.config.model_type
     length = min(_TRIAL_LEN, engine.context_len)
@@ -94,37 +93,35 @@ def try_model(engine: TorchEngine) -> None:
         for n in (length, length * 3 // 4)
     ]
     try:
-        error = _trial_error(engine, texts)
+        deviation = _trial_deviation(engine, texts)
     except Exception as error:
         raise CheckpointError(
             f"models of the kind {kind} do not work with a batched cache ({type(error).__name__}: "
             f"{error}); serve one whose layers all use transformers' attention interface"
         ) from error
-    if not error <= _TOLERANCE[model.dtype]:
+    if not deviation <= _TOLERANCE[model.dtype]:
         raise CheckpointError(
-            f"models of the kind {kind} give other logits in a batch than alone (by {error:.2g} "
-            f"standard deviations; at most {_TOLERANCE[model.dtype]:g} is rounding in "
-            f"{model.dtype}); serve another architecture"
+            f"models of the kind {kind} give other logits in a batch than alone, by "
+            f"{deviation:.2g} standard deviations where {_TOLERANCE[model.dtype]:g} would be "
+            f"rounding in {model.dtype}; serve another architecture"
         )
 
 
-def _trial_error(engine: TorchEngine, texts: list[Tensor]) -> float:
+def _trial_deviation(engine: TorchEngine, texts: list[Tensor]) -> float:
     """Largest difference of a logit, over the standard deviation of the plain ones."""
     plain = _plain_logits(engine.model, texts)
     slots = [engine.open() for _ in texts]
     ids = [tuple(text.tolist()) for text in texts]
     halves = [len(text) // (2 + i) for i, text in enumerate(texts)]
     first = [Job(text[:half], half) for text, half in zip(ids, halves, strict=True)]
-    second = [
-        Job(text, len(text) - half) for text, half in zip(ids, halves, strict=True)
-    ]
+    second = [Job(text, len(text) - half) for text, half in zip(ids, halves, strict=True)]
     early = engine.logits(list(zip(slots, first, strict=True)))
     late = engine.logits(list(zip(slots, second, strict=True)))
-    errors = [
+    deviations = [
         (torch.cat(pair) - alone).abs().max() / alone.std()
         for *pair, alone in zip(early, late, plain, strict=True)
     ]
-    return float(torch.stack(errors).max())
+    return float(torch.stack(deviations).max())
 
 
 @torch.inference_mode()

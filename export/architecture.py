@@ -10,6 +10,7 @@ from optimum.exporters.tasks import TasksManager
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
 )
 
 from export.checkpoint import Checkpoint, refuse_hybrid
@@ -22,7 +23,8 @@ _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx
 def supported() -> list[str]:
     """`model_type`s that optimum exports as causal language models, sorted."""
     known = TasksManager.get_supported_model_type_for_task(TASK, "onnx")
-    return sorted(set(known) & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
+    seq2seq = set(MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES)
+    return sorted(set(known) & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) - seq2seq)
 
 
 def check(checkpoint: Checkpoint) -> None:
@@ -33,11 +35,15 @@ def check(checkpoint: Checkpoint) -> None:
         refuse_hybrid(checkpoint.source, kind)
     if kind in supported():
         return
-    if kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
-        raise ExportError(
-            f"{checkpoint.source} is an encoder ({kind}), not a causal language model; give a "
-            "decoder checkpoint such as a Llama, Qwen or GPT-2"
-        )
+    for family, members in (
+        ("encoder-decoder", MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES),
+        ("encoder", MODEL_FOR_MASKED_LM_MAPPING_NAMES),
+    ):
+        if kind in members:
+            raise ExportError(
+                f"{checkpoint.source} is an {family} ({kind}), not a causal language model; give a "
+                "decoder checkpoint such as a Llama, Qwen or GPT-2"
+            )
     raise ExportError(
         f"{checkpoint.source} has the architecture {kind}, which cannot be exported; these can: "
         f"{', '.join(supported())}"

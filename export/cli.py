@@ -84,7 +84,10 @@ def _check_profile(name: str | None) -> None:
         import hw_profiles
     except ModuleNotFoundError:
         raise ConfigError("--device needs the package hw_profiles; leave the option out") from None
-    hw_profiles.load(name)
+    try:
+        hw_profiles.load(name)
+    except hw_profiles.ProfileError as error:
+        raise ConfigError(f"--device: {error}") from None
 
 
 def _open_checkpoint(args: argparse.Namespace, stages: Stages) -> Checkpoint:

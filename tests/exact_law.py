@@ -7,20 +7,28 @@ sum of the chances of all runs is 1, and the emitted law is exact up to rounding
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Callable, Hashable
+from functools import cache
+from typing import Any, TypeVar
 
 import numpy as np
 
 from device_runtime.protocol.grid import Grid
 from device_runtime.protocol.law import Floats, Ids, Law
 from device_runtime.protocol.randomness import Purpose, Streams
+from device_runtime.protocol.schemes.base import Ask, Drafted, Place, Scheme, Vocabulary
+from device_runtime.protocol.wire import BitReader, BitWriter, Reader, Writer
+
+Outcome = TypeVar("Outcome", bound=Hashable)
 
 
 class Tree:
     """The path through the tree of decisions: which outcome of how many is taken at each depth."""
 
-    def __init__(self) -> None:
+    def __init__(self, cuts: tuple[int, ...] = ()) -> None:
+        self.cuts = cuts
         self.path: list[list[int]] = []
         self.depth = 0
         self.chance = 1.0
@@ -72,9 +80,24 @@ class EnumeratedCoins:
 
     def scaled(self, value: float, grid: Grid) -> int:
         """u · value lies between neighbouring levels with a chance of their distance / value."""
-        levels = grid.level(np.arange(grid.num_levels))
-        reached = np.minimum(levels, value)
-        return 1 + self._tree.decide((np.diff(reached) / value).tolist())
+        indices, chances = _scaled(value, grid, self._tree.cuts)
+        return indices[self._tree.decide(chances)]
+
+
+@cache
+def _scaled(value: float, grid: Grid, cuts: tuple[int, ...]) -> tuple[list[int], list[float]]:
+    """Indices that u · value may be rounded up to, and their chances; see `enumerate_law` on cuts."""
+    reached = np.minimum(grid.level(np.arange(grid.num_levels)), value)
+    chances = np.diff(reached) / value  # of indices 1, 2, …
+    indices = 1 + np.flatnonzero(chances)
+    chances = chances[indices - 1]
+    if not cuts:
+        return indices.tolist(), chances.tolist()
+    group = np.searchsorted(cuts, indices)
+    starts = np.flatnonzero(np.diff(group, prepend=-1))
+    # The last of a group stands for it: it lies on the cut, where a test is most easily wrong.
+    ends = np.append(starts[1:], len(indices)) - 1
+    return indices[ends].tolist(), np.add.reduceat(chances, starts).tolist()
 
 
 class EnumeratedStreams:
@@ -125,11 +148,15 @@ class _Remembered:
 
 
 def enumerate_law(
-    run: Callable[[EnumeratedCoins, EnumeratedStreams], Hashable | None], min_chance: float = 0.0
-) -> dict[Hashable, float]:
-    """The chance of every outcome of `run`; paths below min_chance may give up by returning None."""
-    law: dict[Hashable, float] = defaultdict(float)
-    tree = Tree()
+    run: Callable[[EnumeratedCoins, EnumeratedStreams], Outcome], cuts: tuple[int, ...] = ()
+) -> dict[Outcome, float]:
+    """The chance of every outcome of `run`.
+
+    `cuts` are grid indices, ascending: a scaled index counts only for the first cut that it does not
+    exceed. That makes fine grids feasible where indices are only ever compared with these cuts.
+    """
+    law: dict[Outcome, float] = defaultdict(float)
+    tree = Tree(cuts)
     total = 0.0
     while True:
         outcome = run(EnumeratedCoins(tree), EnumeratedStreams(tree))
@@ -139,3 +166,61 @@ def enumerate_law(
             break
     assert abs(total - 1) < 1e-9, total
     return dict(law)
+
+
+def emitted_law(
+    scheme: Scheme,
+    p: Law,
+    q: Law,
+    num_ids: int,
+    num_shared: int | None = None,
+    num_draws: int = 1,
+    patience: int = 2,
+    grid: Grid | None = None,
+) -> Floats:
+    """Law (num_ids,) of the token that stands at one place, through all four codecs.
+
+    The device knows ids below num_shared. It asks for num_draws draws at a time, after `patience`
+    answers in vain for the whole row. With a grid, scaled indices are cut at the levels of p.
+    """
+    vocab, shared = Vocabulary(num_ids), Vocabulary(num_shared or num_ids)
+    place = Place(seed=0, position=0)
+
+    def run(coins: EnumeratedCoins, streams: EnumeratedStreams) -> int:
+        edge_streams = streams.at(0, 0, 0, 0)
+        drafted = scheme.draft(q, place, coins)
+        received = evidence_sent(scheme, drafted, shared)
+        if scheme.accepts(p, received, place, edge_streams):
+            return received.token_id
+        for request in itertools.count():
+            ask = Ask(num_draws, request * num_draws, whole_row=request >= patience)
+            rejection = scheme.reject(p, received, place, edge_streams, ask)
+            token_id = scheme.settle(q, drafted, rejection_sent(scheme, rejection, vocab), coins)
+            if token_id is not None:
+                return token_id
+            received = Drafted(-1)  # what a request for more draws knows of it
+        raise AssertionError
+
+    cuts = () if grid is None else tuple(sorted({*grid.floor(p.prob(p.support())).tolist()}))
+    law = enumerate_law(run, cuts)
+    return np.array([law.get(token_id, 0.0) for token_id in range(num_ids)])
+
+
+def evidence_sent(scheme: Scheme, drafted: Drafted, vocab: Vocabulary) -> Drafted:
+    """What the edge reads of a drafted token."""
+    bits = BitWriter()
+    scheme.write_evidence(bits, [drafted], vocab)
+    reader = BitReader(bits.getvalue())
+    (received,) = scheme.read_evidence(reader, [drafted.token_id], vocab)
+    reader.finish()
+    return received
+
+
+def rejection_sent(scheme: Scheme, rejection: Any, vocab: Vocabulary) -> Any:
+    """What the device reads of a rejection."""
+    out = Writer()
+    scheme.write_rejection(out, rejection, vocab)
+    reader = Reader(out.getvalue())
+    received = scheme.read_rejection(reader, vocab)
+    reader.finish()
+    return received

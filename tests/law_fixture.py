@@ -97,7 +97,8 @@ class Reference:
             order = order[: sampling.top_k]
         if sampling.top_p < 1:
             order = order[: self.num_in_nucleus(weights, order, sampling.top_p)]
-        kept = {i for i in order if weights[i] >= self.floor(weights, sampling.min_p)}
+        floor = self.floor(weights, sampling.min_p)
+        kept = {i for i in order if weights[i] >= floor}
         return self._normalised([w if i in kept else 0.0 for i, w in enumerate(weights)])
 
     def penalised(self, logits: list[float], case: Case) -> list[float]:

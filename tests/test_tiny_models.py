@@ -23,7 +23,8 @@ from tests.tiny_models import (
 
 def laws(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
     with torch.inference_mode():
-        return model(input_ids=ids, use_cache=False).logits.softmax(-1)
+        logits: torch.Tensor = model(input_ids=ids, use_cache=False).logits
+    return logits.softmax(-1)
 
 
 @pytest.mark.parametrize("text", [*TEXT, "never seen: ΑΒΓ 👩‍👩‍👧 \x00\t"])
@@ -50,7 +51,9 @@ def test_a_checkpoint_has_the_files_of_the_hub(tmp_path: Path) -> None:
 
 def test_a_padded_vocabulary_has_rows_without_tokens() -> None:
     model = tiny_model("llama", num_padding=64)
-    assert model.config.vocab_size == NUM_TOKENS + 64 == model.get_output_embeddings().out_features
+    p = laws(model, torch.tensor([[START_ID, 40, 50]]))
+    assert model.config.vocab_size == NUM_TOKENS + 64 == p.shape[-1]
+    assert p[..., NUM_TOKENS:].sum(-1).min() > 0.01  # they must be cut, not overlooked
 
 
 @pytest.mark.parametrize("model_type", ["llama", "gpt2"])

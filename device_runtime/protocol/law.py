@@ -48,12 +48,13 @@ class ArrayLaw:
 
         The law keeps the arrays that it is given: the caller must not write to them any more.
         """
-        if weights.min() <= 0:
-            positive = np.flatnonzero(weights > 0)
+        self._mass = float(weights.sum())
+        # A positive weight can be so small that its probability is 0.
+        if float(weights.min()) / self._mass == 0:
+            positive = np.flatnonzero(weights / self._mass)
             ids, weights = ids[positive], weights[positive]
         self.ids = ids
         self._weights = weights
-        self._mass = float(weights.sum())
         self._probs: Floats | None = None
         self._cdf: Floats | None = None
         self._block_cdf: Floats | None = None

@@ -52,7 +52,10 @@ class Recipe:
 
 
 LLM = Recipe(320, 6, 5, 5, 896, num_steps=1400, learning_rate=5e-3)
-SLM = Recipe(128, 2, 4, 2, 352, num_steps=600, learning_rate=6e-3)
+SLM = Recipe(
+    128, 2, 4, 2, 352, num_steps=500, learning_rate=6e-3,
+    phases=(Phase(0.85, 8, 512), Phase(0.15, 4, 1024)),
+)  # fmt: skip
 
 DISTILL_WEIGHT = 0.9
 """Weight of KL(LLM ‖ SLM) in the SLM's loss; the rest is cross-entropy on the text."""

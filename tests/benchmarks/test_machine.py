@@ -40,7 +40,7 @@ def test_the_facts_of_this_machine_make_a_record() -> None:
 
 
 def test_a_recorded_pi_is_recognised(tmp_path: Path) -> None:
-    facts = machine.collect(RECORDED / "raspberry-pi-5", tmp_path)
+    facts = machine.collect(RECORDED / "raspberry-pi-5" / "root", tmp_path)
     assert "Raspberry Pi 5" in facts["board"]
     assert facts["cpu_model"] == "Cortex-A76"
     assert facts["governor"] == "ondemand"

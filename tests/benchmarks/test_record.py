@@ -30,7 +30,7 @@ VALUES = {
     "gamma": 4,
     "temperature": 1.0,
     "token_ids": (5, 0, 17),
-    "text": "ein Märchen\nzwei",
+    "text": "ein Märchen\nhalf a character: \udc80",
     "alpha": 0.75,
     "ttft_s": 0.25,
 }

@@ -286,6 +286,8 @@ def test_thors_total_rail_and_attached_meters_are_found_by_their_chip(tmp_path: 
         "sys/class/hwmon/hwmon0/name": "ina238\n",
         "sys/class/hwmon/hwmon0/power1_input": "41000000\n",
         "sys/class/hwmon/hwmon1/name": "nvme\n",
+        # Listed with its rails below the driver's folder, not once more here.
+        "sys/class/hwmon/hwmon2/name": "ina3221\n",
     }
     (sensor,) = doctor_power.probe_sensors(tree(tmp_path, files), no_commands)
     assert (sensor.kind, sensor.path) == ("ina238", "/sys/class/hwmon/hwmon0")

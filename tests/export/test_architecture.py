@@ -25,13 +25,13 @@ def test_the_promised_architectures_are_known(model_type: str) -> None:
 @pytest.mark.parametrize(
     ("model_type", "expected"),
     [
-        ("bert", "is an encoder"),
+        ("bert", r"is an encoder \(bert\), not a causal"),
         ("roberta", "is an encoder"),
         ("mamba", "cannot be rolled back"),
         ("jamba", "cannot be rolled back"),
         ("falcon_h1", "cannot be rolled back"),
         ("vit", "cannot be exported; these can: arcee"),
-        ("bart", "an encoder"),
+        ("bart", "is an encoder-decoder"),
         ("made_up", "has the architecture made_up, which cannot be exported"),
         ("", "has the architecture , which"),
     ],

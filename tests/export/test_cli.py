@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from device_runtime import cli as tandem
 from device_runtime.bundle import Bundle
 from device_runtime.onnx_drafter import OnnxDrafter, RuntimeSettings
-from device_runtime.protocol.errors import ConfigError, TandemError
+from device_runtime.protocol.errors import ConfigError
 from device_runtime.protocol.manifest import Manifest
 from export import convert, optimum_graph
 from export.checkpoint import Checkpoint
@@ -177,6 +177,21 @@ def test_a_user_sees_the_stages_and_no_library(
     assert second.startswith("parity with the checkpoint: 100 of 100 greedy tokens equal, logits")
 
 
+def test_weights_too_large_for_one_file_lie_beside_the_graph(
+    gpt2: Path,
+    gpt2_bundle: Path,
+    export: Export,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FORCE_ONNX_EXTERNAL_DATA", "1")  # optimum: as if above 2 GB
+    monkeypatch.setattr(optimum_graph, "MAX_INLINE_BYTES", 1000)
+    assert export(gpt2, "--out", tmp_path / "out", "--json") == 0
+    names = Bundle.open(tmp_path / "out").manifest.files.keys()
+    assert names == {"model.onnx", "model.onnx_data", "tokenizer.json"}
+    assert drafted(tmp_path / "out", PROMPT, 8) == drafted(gpt2_bundle, PROMPT, 8)
+
+
 @pytest.fixture
 def old_bundle(llama_bundle: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(llama_bundle, tmp_path / "out"))
@@ -283,8 +298,7 @@ def test_weights_of_another_shape_are_refused(llama: Path, export: Export, tmp_p
 def test_options_that_cannot_be_served_are_refused_at_once(
     options: list[str], expected: str, llama: Path, export: Export, tmp_path: Path
 ) -> None:
-    error = ConfigError if options[0] != "--device" else TandemError
-    with pytest.raises(error, match=expected):
+    with pytest.raises(ConfigError, match=expected):
         export(llama, "--out", tmp_path / "out", *options)
     assert list(tmp_path.iterdir()) == []
 

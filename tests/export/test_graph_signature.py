@@ -14,24 +14,26 @@ from export.graph_signature import GraphSignature, read_signature
 Value = tuple[str, int, list[int | str]]
 FLOAT, HALF, IDS = int(TensorProto.FLOAT), int(TensorProto.FLOAT16), int(TensorProto.INT64)
 
+
+def cache(stem: str, axis: str) -> list[Value]:
+    return [
+        (f"{stem}.{layer}.{kind}", FLOAT, ["b", 2, axis, 16])
+        for layer in range(3)
+        for kind in ("key", "value")
+    ]
+
+
 INPUTS: list[Value] = [
     ("input_ids", IDS, ["b", "n"]),
     ("attention_mask", IDS, ["b", "m"]),
-    *(
-        (f"past.{i}.{kind}", FLOAT, ["b", 2, "p", 16])
-        for i in range(3)
-        for kind in ("key", "value")
-    ),
+    *cache("past", "p"),
 ]
-OUTPUTS: list[Value] = [
-    ("logits", FLOAT, ["b", "n", 384]),
-    *((f"now.{i}.{kind}", FLOAT, ["b", 2, "m", 16]) for i in range(3) for kind in ("key", "value")),
-]
+OUTPUTS: list[Value] = [("logits", FLOAT, ["b", "n", 384]), *cache("now", "m")]
 
 
 def signature(folder: Path, inputs: list[Value], outputs: list[Value]) -> GraphSignature:
-    values = [[helper.make_tensor_value_info(*v) for v in group] for group in (inputs, outputs)]
-    graph = helper.make_graph([], "decoder", *values)
+    ins, outs = ([helper.make_tensor_value_info(*v) for v in vs] for vs in (inputs, outputs))
+    graph = helper.make_graph([], "decoder", ins, outs)
     onnx.save(helper.make_model(graph), folder / "model.onnx")
     return read_signature(folder / "model.onnx")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import hw_profiles
 from device_runtime.cli import main
 from hw_profiles import link_names, names
 
@@ -76,19 +78,19 @@ def test_without_an_action_the_usage_is_shown(capsys: pytest.CaptureFixture[str]
 
 
 def test_profiles_and_doctor_need_only_the_standard_library() -> None:
-    # A fresh board has nothing yet. -S and -I leave out site-packages; tomli stands in on 3.10.
-    checkout = Path(__file__).parents[2]
+    # A fresh board has nothing yet: -S leaves out site-packages. tomli stands in on 3.10.
+    paths = [Path(hw_profiles.__file__).parents[1]]
+    if sys.version_info < (3, 11):
+        paths.append(Path(importlib.import_module("tomli").__file__ or "").parents[1])
     script = f"""
 import sys
-sys.path.insert(0, {str(checkout)!r})
+sys.path[:0] = {list(map(str, paths))!r}
 import hw_profiles.cli, device_runtime.doctor
-own = ("hw_profiles", "device_runtime", "tomli")
-strangers = {{name.partition(".")[0] for name in sys.modules}} - sys.stdlib_module_names - set(own)
-print(sorted(strangers - {{"__main__"}}))
+own = {{"__main__", "hw_profiles", "device_runtime", "tomli"}}
+print(sorted({{name.partition(".")[0] for name in sys.modules}} - sys.stdlib_module_names - own))
 """
-    flags = ["-S", "-I"] if sys.version_info >= (3, 11) else ["-I"]
     done = subprocess.run(
-        [sys.executable, *flags, "-c", script],
+        [sys.executable, "-S", "-I", "-c", script],
         capture_output=True,
         text=True,
         check=False,

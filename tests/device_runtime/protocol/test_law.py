@@ -10,8 +10,10 @@ from tests.law_fixture import Laws, every_kind
 
 JUST_BELOW_1 = float(np.nextafter(1.0, 0.0))
 weight_lists = st.lists(
-    st.sampled_from((0.0, 1e-300, 1e-9, 1.0)) | st.floats(1e-6, 1.0), min_size=1, max_size=40
-).filter(any)
+    st.sampled_from((0.0, 5e-324, 1e-300, 1e-9, 1.0)) | st.floats(1e-6, 1.0),
+    min_size=1,
+    max_size=40,
+).filter(lambda weights: max(weights) > 1e-10)
 
 
 @every_kind
@@ -50,6 +52,7 @@ def test_draws_are_the_inverse_of_the_cdf_and_never_leave_the_support(
     middles = cdf - law.prob(ids) / 2
     clear = law.prob(ids) > 1e-12
     np.testing.assert_array_equal(law.draw(middles[clear]), ids[clear])
+    # What is so light that rounding hides it may or may not be drawn; what is outside may not.
     assert set(law.draw(np.array([0.0, JUST_BELOW_1, *more])).tolist()) <= set(ids.tolist())
     assert law.draw(np.zeros(1))[0] == ids[0]
 

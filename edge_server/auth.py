@@ -1,0 +1,68 @@
+"""Bearer tokens: who may speak to this edge, on every route except the health checks."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Sequence
+from pathlib import Path
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from device_runtime.protocol.errors import ConfigError
+
+Identity = bytes
+"""What tells clients apart: the hash of their token; empty if there are no tokens. Never logged."""
+
+IDENTITY = web.RequestKey("identity", bytes)
+OPEN_PATHS = frozenset({"/healthz", "/readyz"})
+MIN_TOKEN_CHARS = 16
+
+
+def read_tokens_file(path: Path) -> tuple[str, ...]:
+    """The tokens, one a line; # starts a comment. ConfigError on an empty file or a short token."""
+    lines = (line.partition("#")[0].strip() for line in path.read_text("utf-8").splitlines())
+    tokens = tuple(line for line in lines if line)
+    short = sum(len(token) < MIN_TOKEN_CHARS or not token.isascii() for token in tokens)
+    if not tokens or short:
+        raise ConfigError(
+            f"{path} holds {len(tokens)} tokens, {short} of them shorter than {MIN_TOKEN_CHARS} "
+            "characters or not ASCII; make one with: "
+            "python -c 'import secrets; print(secrets.token_urlsafe(32))'"
+        )
+    return tokens
+
+
+def bearer_auth(tokens: Sequence[str]) -> Middleware:
+    """Middleware that refuses requests without one of the tokens with 401.
+
+    Without tokens everyone is let in, with one identity in common.
+    """
+    known = [_digest(token.encode()) for token in tokens]
+
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        identity = b"" if not known else _identify(request, known)
+        resource = request.match_info.route.resource
+        is_open = resource is not None and resource.canonical in OPEN_PATHS
+        if identity is None and not is_open:
+            raise web.HTTPUnauthorized(
+                text="a valid bearer token is needed\n", headers={"WWW-Authenticate": "Bearer"}
+            )
+        request[IDENTITY] = identity or b""
+        return await handler(request)
+
+    return check
+
+
+def _identify(request: web.Request, known: Sequence[Identity]) -> Identity | None:
+    """The known digest that fits the request's token. All are compared, in constant time each."""
+    kind, _, token = request.headers.get("Authorization", "").partition(" ")
+    given = _digest(token.strip().encode("utf-8", "surrogateescape"))
+    fitting = [digest for digest in known if hmac.compare_digest(digest, given)]
+    return fitting[0] if fitting and kind.lower() == "bearer" else None
+
+
+def _digest(token: bytes) -> Identity:
+    return hashlib.sha256(token).digest()

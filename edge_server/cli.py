@@ -1,0 +1,163 @@
+"""`tandem edge`: serve a large model to devices."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import signal
+import ssl
+import sys
+from pathlib import Path
+
+from aiohttp import web
+from aiohttp.web_log import AccessLogger
+
+from edge_server.app import drain, make_app
+from edge_server.checkpoint import Checkpoint
+from edge_server.config import EdgeConfig, is_loopback, load_config
+from edge_server.facts import edge_facts, read_tokens
+from edge_server.loading import DEVICES, DTYPES, load_engine
+
+EXIT_INTERRUPTED = 130
+
+_KEEPALIVE_TIMEOUT_S = 20.0
+_FLAGS = (
+    "model", "host", "port", "device", "dtype", "cache_gib", "tokens_file", "tls_cert", "tls_key",
+    "insecure", "max_sessions",
+)  # fmt: skip
+
+logger = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `tandem edge`. None stands for: as the file or the default says."""
+    default = EdgeConfig()
+    parser.add_argument("--model", metavar="CHECKPOINT", help="folder of a causal language model")
+    parser.add_argument("--host", help=f"address to listen on (default: {default.host})")
+    parser.add_argument(
+        "--port", type=int, help=f"0 takes a free one and prints it (default: {default.port})"
+    )
+    parser.add_argument("--device", choices=DEVICES, help="default: auto, a GPU if there is one")
+    parser.add_argument(
+        "--dtype", choices=("auto", *DTYPES),
+        help="default: auto, bfloat16 on a GPU and float32 on a CPU",
+    )  # fmt: skip
+    parser.add_argument(
+        "--cache-gib", type=float, help="memory for keys and values (default: a share of the free)"
+    )
+    parser.add_argument("--tokens-file", help="bearer tokens that may connect, one a line")
+    parser.add_argument("--tls-cert", help="certificate chain (PEM): serve over TLS")
+    parser.add_argument("--tls-key", help="private key of the certificate (PEM)")
+    parser.add_argument(
+        "--insecure", action="store_true", default=None,
+        help="let other machines connect without tokens",
+    )  # fmt: skip
+    parser.add_argument(
+        "--max-sessions", type=int, help=f"sessions kept (default: {default.max_sessions})"
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE.toml", help="settings; flags override")
+    parser.add_argument(
+        "--json", action="store_true", help="print the line about readiness as JSON"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until SIGTERM (0) or SIGINT (130); both finish the rounds in hand."""
+    config = load_config(args.config, {name: getattr(args, name) for name in _FLAGS})
+    config.check_paths()
+    tls = tls_context(config)
+    if config.tokens_file and tls is None and not is_loopback(config.host):
+        logger.warning(
+            "bearer tokens cross the network in the clear: give --tls-cert and --tls-key"
+        )
+    app, summary = build(config)
+    stopped_by = asyncio.run(_serve(app, config, tls, summary, as_json=args.json))
+    return EXIT_INTERRUPTED if stopped_by is signal.SIGINT else 0
+
+
+def build(config: EdgeConfig) -> tuple[web.Application, dict[str, object]]:
+    """Load the model and make the application; and what is printed about it."""
+    checkpoint = Checkpoint.open(Path(config.model))
+    tokens = read_tokens(checkpoint.folder)
+    engine = load_engine(
+        checkpoint,
+        num_ids=len(tokens),
+        device=config.device,
+        dtype=config.dtype,
+        cache_bytes=int(config.cache_gib * 2**30) or None,
+    )
+    facts = edge_facts(checkpoint, tokens, engine.context_len)
+    if facts.context_len < checkpoint.context_len:
+        logger.warning(
+            "texts end at %d tokens, not at the model's %d: the cache has no room for more "
+            "(--cache-gib)", facts.context_len, checkpoint.context_len,
+        )  # fmt: skip
+    summary = {
+        "model": facts.model,
+        "device": engine.model.device.type,
+        "dtype": str(engine.model.dtype).removeprefix("torch."),
+        "context_len": facts.context_len,
+        "cache_tokens": engine.max_cached,
+    }
+    return make_app(engine, facts, config), summary
+
+
+def tls_context(config: EdgeConfig) -> ssl.SSLContext | None:
+    """TLS 1.2 or newer with the configured certificate; None without one."""
+    if not config.tls_cert:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(config.tls_cert, config.tls_key)
+    return context
+
+
+async def _serve(
+    app: web.Application,
+    config: EdgeConfig,
+    tls: ssl.SSLContext | None,
+    summary: dict[str, object],
+    *,
+    as_json: bool,
+) -> signal.Signals:
+    """Listen until a signal comes; the signal."""
+    loop = asyncio.get_running_loop()
+    stop: asyncio.Future[signal.Signals] = loop.create_future()
+
+    def on_signal(number: signal.Signals) -> None:
+        if stop.done():  # asked twice: do not wait for anyone
+            os._exit(EXIT_INTERRUPTED)
+        stop.set_result(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+    runner = web.AppRunner(
+        app, access_log=None, access_log_class=AccessLogger,
+        keepalive_timeout=_KEEPALIVE_TIMEOUT_S, shutdown_timeout=config.drain_timeout_s,
+    )  # fmt: skip
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, config.host, config.port, ssl_context=tls).start()
+        host, port = runner.addresses[0][:2]
+        host = f"[{host}]" if ":" in host else host
+        _announce(f"http{'s' if tls else ''}://{host}:{port}", summary, as_json=as_json)
+        number = await stop
+        await drain(app)
+        return number
+    finally:
+        await runner.cleanup()
+
+
+def _announce(url: str, summary: dict[str, object], *, as_json: bool) -> None:
+    """One line when clients may connect: scripts wait for it."""
+    if as_json:
+        print(json.dumps({"event": "ready", "url": url, "pid": os.getpid(), **summary}))
+    else:
+        print(
+            f"tandem edge: {summary['model']} ({summary['dtype']}, {summary['device']}, "
+            f"context {summary['context_len']}) at {url}"
+        )
+    sys.stdout.flush()

@@ -1,0 +1,284 @@
+"""One WebSocket connection: messages in, a session's answers out.
+
+A reader takes messages as they come, so that pings and a vanished client are noticed while a job
+runs; a worker answers them one after the other. What waits between the two is bounded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from aiohttp import WSCloseCode, WSMsgType, web
+
+from device_runtime.protocol.edge_session import State, Step
+from device_runtime.protocol.errors import ErrorCode, RemoteError
+from device_runtime.protocol.messages import Cancel, Close, Hello, Kind, Refusal, decode, encode
+from edge_server.auth import Identity
+from edge_server.failures import describe
+from edge_server.scheduler import BusyError, Scheduler
+from edge_server.sessions import Held, Registry
+
+S = TypeVar("S")
+
+MAX_UNANSWERED = 8
+"""Messages that may wait for their answer; a device sends one or two."""
+
+TAKEN_OVER = 4001
+"""Close code: the same session goes on over a newer connection."""
+
+_NEEDS_JOB = frozenset((Kind.BEGIN, Kind.ROUND, Kind.MORE, Kind.STREAM))
+
+logger = logging.getLogger(__name__)
+
+
+class OverError(Exception):
+    """The connection ends, with this close code."""
+
+    def __init__(self, code: int, reason: bytes = b"") -> None:
+        self.code = code
+        self.reason = reason
+        super().__init__(code)
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """Times and counts after which a connection is closed."""
+
+    hello_timeout_s: float
+    idle_timeout_s: float
+    send_timeout_s: float
+    max_refusals: int
+
+
+class Connection(Generic[S]):
+    """Serves the session that the first message opens or resumes."""
+
+    def __init__(
+        self,
+        socket: web.WebSocketResponse,
+        transport: asyncio.Transport | None,
+        identity: Identity,
+        registry: Registry[S],
+        scheduler: Scheduler[S],
+        limits: ConnectionLimits,
+    ) -> None:
+        """The socket must have been prepared on the transport."""
+        self._socket = socket
+        self._transport = transport
+        self._identity = identity
+        self._registry = registry
+        self._scheduler = scheduler
+        self._limits = limits
+        self._inbox: asyncio.Queue[bytes | None] = asyncio.Queue(MAX_UNANSWERED)
+        """Messages to answer; None stands for a text message."""
+        self._held: Held[S] | None = None
+        self._num_refusals = 0
+        self._draining = False
+        self._idle = asyncio.Event()
+        """Set while no message is being answered."""
+        self._idle.set()
+        self._over: OverError | None = None
+        """Set from outside: why the connection ends."""
+        self._worker: asyncio.Task[None] | None = None
+
+    async def serve(self) -> None:
+        """Until either side closes the connection."""
+        self._worker = asyncio.create_task(self._answer_all())
+        reader = asyncio.create_task(self._read_all())
+        try:
+            await asyncio.wait((self._worker, reader), return_when=asyncio.FIRST_COMPLETED)
+            over = self._over or _reason(self._worker) or _reason(reader)
+            if over is not None:
+                with contextlib.suppress(ConnectionError):
+                    await self._socket.close(code=over.code, message=over.reason)
+        finally:
+            for task in (self._worker, reader):
+                await _cancelled(task)
+            if self._held is not None:
+                self._registry.detach(self._held, self)
+
+    async def lose_session(self) -> None:
+        self._held = None
+        self._over = OverError(TAKEN_OVER, b"the session goes on elsewhere")
+        assert self._worker is not None
+        await _cancelled(self._worker)
+
+    async def drain(self, timeout_s: float) -> None:
+        """Finish what is being answered, within this time, then end; nothing new is begun."""
+        self._draining = True
+        try:
+            await asyncio.wait_for(self._idle.wait(), timeout_s)
+        except (TimeoutError, asyncio.TimeoutError):
+            logger.warning("session %d: not done in time", self._number)
+        self._over = OverError(WSCloseCode.GOING_AWAY, b"the edge is shutting down")
+        if self._worker is not None:
+            await _cancelled(self._worker)
+
+    # the reader
+
+    async def _read_all(self) -> None:
+        """Messages into the inbox; ends when the client has gone."""
+        while True:
+            is_open = self._held is not None
+            timeout_s = self._limits.idle_timeout_s if is_open else self._limits.hello_timeout_s
+            try:
+                message = await self._socket.receive(timeout_s)
+            except (TimeoutError, asyncio.TimeoutError):
+                if self._idle.is_set() and is_open == (self._held is not None):
+                    raise OverError(WSCloseCode.POLICY_VIOLATION, b"idle for too long") from None
+                continue  # the client waits for us, or has said hello since
+            if message.type not in (WSMsgType.BINARY, WSMsgType.TEXT):
+                return
+            try:
+                self._inbox.put_nowait(message.data if message.type is WSMsgType.BINARY else None)
+            except asyncio.QueueFull:
+                raise OverError(WSCloseCode.POLICY_VIOLATION, b"too many messages") from None
+
+    # the worker
+
+    async def _answer_all(self) -> None:
+        while True:
+            data = await self._inbox.get()
+            self._idle.clear()
+            try:
+                await self._answer(data)
+            finally:
+                self._idle.set()
+
+    async def _answer(self, data: bytes | None) -> None:
+        """Answer one message, or refuse it and go on."""
+        try:
+            await self._receive(data)
+        except RemoteError as error:
+            await self._refuse(error)
+        except (OverError, ConnectionError):
+            raise
+        except Exception as error:  # noqa: BLE001 -- one session's bug must not end the others
+            logger.error("session %d: %s", self._number, describe(error))  # noqa: TRY400
+            await self._send(encode(Refusal(ErrorCode.INTERNAL)))
+            raise OverError(WSCloseCode.INTERNAL_ERROR, b"internal error") from None
+        else:
+            self._num_refusals = 0
+
+    async def _receive(self, received: bytes | None) -> None:
+        data = _binary(received)
+        if self._draining:
+            raise RemoteError(ErrorCode.DRAINING)
+        if self._held is None:
+            self._held = await self._hold(data)
+        if data[1:2] and data[1] in _NEEDS_JOB:
+            self._scheduler.admit()
+        await self._finish(self._held, self._held.session.receive(data))
+
+    async def _hold(self, data: bytes) -> Held[S]:
+        """The session that the first message, a hello, opens or resumes."""
+        hello = decode(data)
+        if isinstance(hello, Close):
+            raise OverError(WSCloseCode.OK)
+        if not isinstance(hello, Hello):
+            raise RemoteError(ErrorCode.UNEXPECTED_MESSAGE, f"{type(hello).__name__} before Hello")
+        held = self._registry.find(hello.resume_token, self._identity)
+        if held is None:
+            held = self._registry.open(self._identity, self)
+            logger.info("session %d: opened by %r", held.number, hello.client)
+            return held
+        previous, held.owner, self._held = held.owner, self, held
+        if previous is not None:
+            await previous.lose_session()
+        held.session.resume()
+        logger.info("session %d: resumed", held.number)
+        return held
+
+    async def _finish(self, held: Held[S], step: Step) -> None:
+        """Send, run and commit until the message is answered."""
+        session = held.session
+        goes_on = True
+        while goes_on:
+            if step.reply is not None:
+                await self._send(step.reply)
+            if step.job is None:
+                break
+            rows = await self._scheduler.run(held.slot, step.job)
+            if session.state is State.STREAMING:
+                goes_on = await self._hear(held)
+            if goes_on:
+                step = session.commit(rows)
+        if session.state is State.CLOSED:
+            self._held = None
+            self._registry.forget(held)
+            raise OverError(WSCloseCode.OK)
+
+    async def _hear(self, held: Held[S]) -> bool:
+        """While a stream runs: take what the device says, in particular Cancel.
+
+        False if it closed the session.
+        """
+        if self._draining:
+            held.session.receive(encode(Cancel()))
+        while held.session.state is State.STREAMING and not self._inbox.empty():
+            try:
+                held.session.receive(_binary(self._inbox.get_nowait()))
+            except RemoteError as error:
+                await self._refuse(error)
+        return held.session.state is State.STREAMING
+
+    # answers
+
+    async def _refuse(self, error: RemoteError) -> None:
+        """Tell the client the code, and nothing else; end the connection after too many."""
+        logger.info("session %d: refused with %s", self._number, error.code.name)
+        retry_after_s = error.retry_after_s if isinstance(error, BusyError) else 0.0
+        await self._send(encode(Refusal(error.code, retry_after_s)))
+        self._num_refusals += 1
+        if error.code is ErrorCode.DRAINING:
+            raise OverError(WSCloseCode.GOING_AWAY, b"the edge is shutting down")
+        if self._num_refusals >= self._limits.max_refusals:
+            raise OverError(WSCloseCode.POLICY_VIOLATION, b"too many refused messages")
+
+    async def _send(self, data: bytes) -> None:
+        """ConnectionError if the client is gone or does not take the message in time."""
+        loop = asyncio.get_running_loop()
+        watch = loop.call_later(self._limits.send_timeout_s, self._abort)
+        try:
+            await self._socket.send_bytes(data)
+        finally:
+            watch.cancel()
+
+    def _abort(self) -> None:
+        logger.info("session %d: the client does not take its answers", self._number)
+        if self._transport is not None:
+            self._transport.abort()
+
+    @property
+    def _number(self) -> int:
+        """For logs; 0 before a session is open."""
+        return self._held.number if self._held is not None else 0
+
+
+def _binary(data: bytes | None) -> bytes:
+    if data is None:
+        raise RemoteError(ErrorCode.MALFORMED, "a text message")
+    return data
+
+
+def _reason(task: asyncio.Task[None]) -> OverError | None:
+    """Why this task ended the connection; None if it did not, or there is nobody left to tell."""
+    if not task.done() or task.cancelled():
+        return None
+    error = task.exception()
+    if error is None or isinstance(error, (OverError, ConnectionError)):
+        return error if isinstance(error, OverError) else None
+    logger.error("connection: %s", describe(error))
+    return OverError(WSCloseCode.INTERNAL_ERROR, b"internal error")
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    """Cancel a task and wait until it is over, however it ends."""
+    task.cancel()
+    await asyncio.wait((task,))
+    if not task.cancelled():
+        task.exception()  # seen: it was reported already, or came of the cancelling

@@ -1,0 +1,187 @@
+"""Continuous batching: the next batch starts as soon as the last one ends.
+
+One thread runs the engine; everything else happens on the event loop, between batches. So calls of
+the engine never overlap, and sessions need no locks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from device_runtime.protocol.edge_session import Job, Rows
+from device_runtime.protocol.errors import ErrorCode, RemoteError
+from edge_server.cache import BLOCK_LEN
+from edge_server.engine import TargetEngine
+from edge_server.failures import describe
+from edge_server.plan import Limits, Share, Waiting, plan
+
+S = TypeVar("S")
+
+ROUND_TOKENS = 128
+"""A job with at most so many new tokens runs in one go: the largest block and what came before."""
+
+logger = logging.getLogger(__name__)
+
+
+class BusyError(RemoteError):
+    """The edge is at one of its limits."""
+
+    def __init__(self, what: str, retry_after_s: float) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(ErrorCode.BUSY, what)
+
+
+@dataclass(slots=True, eq=False)
+class _Request(Generic[S]):
+    slot: S
+    job: Job
+    result: asyncio.Future[Rows]
+    num_new: int | None = None
+    """Tokens still to run; None before the engine was asked."""
+
+
+class Scheduler(Generic[S]):
+    """Jobs of many sessions on one engine. Use within `running()` of an event loop."""
+
+    def __init__(
+        self,
+        engine: TargetEngine[S],
+        *,
+        max_queue: int,
+        max_rows: int,
+        max_tokens: int,
+        prefill_tokens: int,
+    ) -> None:
+        self._engine = engine
+        self._limits = Limits(max_rows, max_tokens, prefill_tokens, engine.max_cached, BLOCK_LEN)
+        self._max_queue = max_queue
+        self._waiting: deque[_Request[S]] = deque()
+        self._closing: list[S] = []
+        self._num_evictions = 0
+        self._wake = asyncio.Event()
+        self._seconds_per_job = 0.0
+        self.healthy = True
+        """False after a batch failed, until one succeeds."""
+
+    @property
+    def num_waiting(self) -> int:
+        """Jobs that are in no batch yet."""
+        return len(self._waiting)
+
+    def open(self) -> S:
+        """A slot for a session."""
+        return self._engine.open()
+
+    def close(self, slot: S) -> None:
+        """Free a slot's memory as soon as the engine is idle; its jobs must have been cancelled."""
+        self._closing.append(slot)
+        self._wake.set()
+
+    def admit(self) -> None:
+        """BusyError if one job more would be too many. To be asked before a job is made."""
+        if len(self._waiting) >= self._max_queue:
+            retry_after_s = max(0.05, len(self._waiting) * self._seconds_per_job)
+            raise BusyError(f"{len(self._waiting)} jobs wait", retry_after_s)
+
+    async def run(self, slot: S, job: Job) -> Rows:
+        """The job's rows. Cancelling the caller takes the job back."""
+        request = _Request(slot, job, asyncio.get_running_loop().create_future())
+        self._waiting.append(request)
+        self._wake.set()
+        return await request.result
+
+    async def serve(self) -> None:
+        """Run batches until cancelled; a batch in hand is finished first."""
+        try:
+            with ThreadPoolExecutor(1, thread_name_prefix="engine") as thread:
+                while True:
+                    await self._wake.wait()
+                    self._wake.clear()
+                    while self._tidy():
+                        await self._run_batch(thread)
+        finally:
+            for request in self._waiting:
+                request.result.cancel()
+
+    def _tidy(self) -> bool:
+        """Free slots and drop what nobody waits for; whether a job is left. The engine is idle."""
+        for slot in self._closing:
+            self._engine.drop(slot)
+        self._closing.clear()
+        self._waiting = deque(r for r in self._waiting if not r.result.done())
+        return bool(self._waiting)
+
+    async def _run_batch(self, thread: ThreadPoolExecutor) -> None:
+        """Plan, run, deliver."""
+        requests = list(self._waiting)
+        self._count_new(requests)
+        shares = plan([_seen(request) for request in requests], self._limits)
+        batch = [(requests[share.index], share) for share in shares]
+        jobs = [(request.slot, _part(request, share)) for request, share in batch]
+        start_s = time.perf_counter()
+        results = await self._results(thread, jobs)
+        per_job_s = (time.perf_counter() - start_s) / len(jobs)
+        self._seconds_per_job += 0.1 * (per_job_s - self._seconds_per_job)
+        for (request, share), result in zip(batch, results, strict=True):
+            self._deliver(request, share, result)
+
+    def _count_new(self, requests: Sequence[_Request[S]]) -> None:
+        """Ask the engine how much each job must run: once, and again where slots were evicted."""
+        evicted = self._num_evictions != self._engine.num_evictions
+        self._num_evictions = self._engine.num_evictions
+        for request in requests:
+            if request.num_new is None or evicted:
+                request.num_new = self._engine.num_new(request.slot, request.job)
+
+    def _deliver(self, request: _Request[S], share: Share, result: Rows | Exception) -> None:
+        if request.result.done():
+            return
+        if isinstance(result, Exception):
+            request.result.set_exception(result)
+        elif share.num_new == request.num_new:
+            request.result.set_result(result)
+        else:  # its next chunk queues up behind the others
+            assert request.num_new is not None
+            request.num_new -= share.num_new
+            self._waiting.remove(request)
+            self._waiting.append(request)
+
+    async def _results(
+        self, thread: ThreadPoolExecutor, jobs: Sequence[tuple[S, Job]]
+    ) -> Sequence[Rows | Exception]:
+        """Rows of each job. If a batch fails, each job is tried alone: one may be at fault."""
+        loop = asyncio.get_running_loop()
+        try:
+            rows = await loop.run_in_executor(thread, self._engine.run, jobs)
+        except Exception as error:  # noqa: BLE001 -- whatever it is, the others must go on
+            logger.error("a batch of %d jobs failed: %s", len(jobs), describe(error))  # noqa: TRY400
+            self.healthy = False
+            if len(jobs) == 1:
+                return [error]
+            alone = [await self._results(thread, [job]) for job in jobs]
+            return [result for results in alone for result in results]
+        self.healthy = True
+        return rows
+
+
+def _seen(request: _Request[S]) -> Waiting:
+    """A request as the plan sees it."""
+    assert request.num_new is not None
+    return Waiting(request.num_new, len(request.job.tokens), request.num_new <= ROUND_TOKENS)
+
+
+def _part(request: _Request[S], share: Share) -> Job:
+    """The part of a job that the plan gives it: the whole job, or a chunk without rows."""
+    assert request.num_new is not None
+    num_left = request.num_new - share.num_new
+    if num_left == 0:
+        return request.job
+    tokens = request.job.tokens
+    return Job(tokens[: len(tokens) - num_left], 0)

@@ -1,0 +1,109 @@
+"""The sessions this edge knows: whose they are, and which still wait for their client to return."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from device_runtime.protocol.edge_session import EdgeFacts, EdgeSession
+from edge_server.auth import Identity
+from edge_server.scheduler import BusyError, Scheduler
+
+S = TypeVar("S")
+
+RESUME_TOKEN_BYTES = 16
+
+logger = logging.getLogger(__name__)
+
+
+class Owner(Protocol):
+    """A connection that serves a session."""
+
+    async def lose_session(self) -> None:
+        """Another connection takes over: stop, and return when nothing touches the session."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class Held(Generic[S]):
+    """A session and what goes with it."""
+
+    number: int
+    """For logs: says nothing about the client."""
+    session: EdgeSession
+    slot: S
+    identity: Identity
+    owner: Owner | None = None
+    detached_s: float = 0.0
+    """Since when it has no owner."""
+
+
+class Registry(Generic[S]):
+    """All sessions, by resume token. At most `max_sessions`, waiting ones included."""
+
+    def __init__(
+        self,
+        facts: EdgeFacts,
+        scheduler: Scheduler[S],
+        *,
+        max_sessions: int,
+        resume_ttl_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._facts = facts
+        self._scheduler = scheduler
+        self._max_sessions = max_sessions
+        self._resume_ttl_s = resume_ttl_s
+        self._clock = clock
+        self._held: dict[bytes, Held[S]] = {}
+        self._num_opened = 0
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def open(self, identity: Identity, owner: Owner) -> Held[S]:
+        """A new session; one that waits for its client makes room, the longest waiting first.
+
+        BusyError where all sessions are in use.
+        """
+        self.expire()
+        if len(self._held) >= self._max_sessions:
+            waiting = [held for held in self._held.values() if held.owner is None]
+            if not waiting:
+                raise BusyError(f"{len(self._held)} sessions are open", retry_after_s=5.0)
+            self.forget(min(waiting, key=lambda held: held.detached_s))
+        token = secrets.token_bytes(RESUME_TOKEN_BYTES)
+        self._num_opened += 1
+        session = EdgeSession(self._facts, token)
+        held = Held(self._num_opened, session, self._scheduler.open(), identity, owner)
+        self._held[token] = held
+        return held
+
+    def find(self, resume_token: bytes, identity: Identity) -> Held[S] | None:
+        """The session of this token, if it is this client's."""
+        self.expire()
+        held = self._held.get(resume_token)
+        return held if held is not None and held.identity == identity else None
+
+    def detach(self, held: Held[S], owner: Owner) -> None:
+        """The connection is gone; the session waits for its client, unless another has it now."""
+        if held.owner is owner:
+            held.owner = None
+            held.detached_s = self._clock()
+
+    def forget(self, held: Held[S]) -> None:
+        """The session is over."""
+        if self._held.pop(held.session.resume_token, None) is not None:
+            self._scheduler.close(held.slot)
+
+    def expire(self) -> None:
+        """Forget sessions that have waited for too long."""
+        oldest_s = self._clock() - self._resume_ttl_s
+        late = [h for h in self._held.values() if h.owner is None and h.detached_s < oldest_s]
+        for held in late:
+            logger.info("session %d was not resumed", held.number)
+            self.forget(held)

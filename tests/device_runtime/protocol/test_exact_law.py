@@ -1,0 +1,362 @@
+"""Every lossless scheme emits p exactly, at one place, through all codecs; every mutant does not.
+
+All ways the coins can fall are enumerated: no luck, no tolerance beyond rounding. The laws of whole
+blocks are in test_exact_blocks.py.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from device_runtime.protocol.grid import GRID, Grid
+from device_runtime.protocol.law import ArrayLaw, Floats, Ids, Law, prob_of
+from device_runtime.protocol.randomness import Coins, Purpose, Streams
+from device_runtime.protocol.sampling import Sampling, to_law
+from device_runtime.protocol.schemes import SCHEMES
+from device_runtime.protocol.schemes.base import Ask, Drafted, Place, Scheme
+from device_runtime.protocol.schemes.coupled import coupled_token
+from device_runtime.protocol.schemes.dsd import WholeRow
+from device_runtime.protocol.schemes.known_draft import KnownDraft
+from device_runtime.protocol.schemes.packed import DssdPacked
+from device_runtime.protocol.schemes.sqs import Lattice
+from device_runtime.protocol.schemes.thinned import DssdThinned
+from device_runtime.protocol.schemes.tk_slt import Pairs
+from tests.exact_law import emitted_law
+
+COARSE = Grid(mantissa_bits=1, num_octaves=2)
+TOLERANCE = 1e-12
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A scheme under test; with a grid, scaled indices are cut at the levels of p."""
+
+    scheme: Scheme
+    grid: Grid | None = None
+
+
+EXACT = {
+    "greedy-draft": Subject(SCHEMES["greedy-draft"]),
+    "dssd-packed": Subject(SCHEMES["dssd-packed"], GRID),
+    "dssd-packed, coarse": Subject(DssdPacked(COARSE), COARSE),
+    "dssd-thinned": Subject(SCHEMES["dssd-thinned"], GRID),
+    "dssd-thinned, coarse": Subject(DssdThinned(COARSE), COARSE),
+    "dsd": Subject(SCHEMES["dsd"]),
+    "tk-slt": Subject(SCHEMES["tk-slt"]),
+    "tk-slt, K = 2": Subject(KnownDraft("tk-slt", 11, Pairs(2))),
+    "tk-slt-nucleus": Subject(SCHEMES["tk-slt-nucleus"]),
+    "tk-slt-nucleus, 0.5": Subject(KnownDraft("tk-slt-nucleus", 12, Pairs(4, share=0.5))),
+    "sqs": Subject(SCHEMES["sqs"]),
+    "sqs, K = 2, l = 5": Subject(KnownDraft("sqs", 13, Lattice(5, num_kept=2))),
+    "qsv": Subject(SCHEMES["qsv"]),
+    "qsv, l = 3": Subject(KnownDraft("qsv", 14, Lattice(3))),
+}
+INEXACT = {"dssd", "dssd-fp32", "coupled"}
+
+DEGENERATE: dict[str, tuple[Sequence[float], Sequence[float]]] = {
+    "p is one-hot": ((0, 1, 0), (0.5, 0.3, 0.2)),
+    "q is one-hot": ((0.5, 0.3, 0.2), (0, 0, 1)),
+    "both are the same one-hot": ((0, 1, 0), (0, 1, 0)),
+    "both are one-hot and differ": ((0, 1, 0), (1, 0, 0)),
+    "p = q": ((0.2, 0.3, 0.5), (0.2, 0.3, 0.5)),
+    "p is almost q": ((0.2, 0.3, 0.5), (0.2, 0.3 + 1e-9, 0.5 - 1e-9)),
+    "supports are disjoint": ((0.4, 0.6, 0, 0), (0, 0, 0.7, 0.3)),
+    "q(x) is tiny": ((0.4, 0.6, 0), (1e-12, 0.5, 0.5 - 1e-12)),
+    "q(x) is below the smallest normal": ((0.4, 0.6, 0), (1e-310, 0.5, 0.5)),
+    "all are equal": ((1, 1, 1, 1), (1, 1, 1, 1)),
+    "ties": ((0.25, 0.25, 0.5), (0.4, 0.4, 0.2)),
+    "p(x) is below the grid": ((1e-12, 1e-15, 1), (0.3, 0.3, 0.4)),
+    "p(x) is a level of the grid": ((0.5, 0.25, 0.25), (0.3, 0.3, 0.4)),
+    "there is one id": ((1,), (1,)),
+}
+SAMPLINGS = [
+    Sampling(temperature, top_k, top_p, min_p, *penalties)
+    for temperature, top_k, top_p, min_p, penalties in itertools.product(
+        (0.0, 0.7, 1.0), (0, 2), (1.0, 0.8), (0.0, 0.15),
+        ((), (1.3, 0.4, 0.2, ((1, 0.7),))),
+    )
+]  # fmt: skip
+P_LOGITS = np.array([1.0, 0.2, 0.7])
+Q_LOGITS = np.array([0.3, 1.1, -0.8])
+
+
+def deviation(
+    subject: Subject, p: Law, q: Law, num_ids: int, num_draws: int = 1, patience: int = 1
+) -> float:
+    """The largest error of the emitted law."""
+    emitted = emitted_law(
+        subject.scheme, p, q, num_ids,
+        num_draws=num_draws, patience=patience, grid=subject.grid,
+    )  # fmt: skip
+    return float(np.abs(emitted - p.prob(np.arange(num_ids))).max())
+
+
+def laws_of(weights: tuple[Sequence[float], Sequence[float]]) -> tuple[ArrayLaw, ArrayLaw, int]:
+    p, q = weights
+    return ArrayLaw.dense(np.array(p, float)), ArrayLaw.dense(np.array(q, float)), len(p)
+
+
+def test_every_lossless_scheme_is_under_test() -> None:
+    lossless = {name for name, scheme in SCHEMES.items() if scheme.lossless}
+    assert lossless == {name for name in EXACT if "," not in name} | INEXACT
+
+
+@pytest.mark.parametrize("case", DEGENERATE)
+@pytest.mark.parametrize("name", EXACT)
+def test_the_emitted_law_is_p_for_degenerate_laws(name: str, case: str) -> None:
+    assert deviation(EXACT[name], *laws_of(DEGENERATE[case])) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_the_emitted_law_is_p_for_all_sampling_parameters(name: str) -> None:
+    generated = [0, 2, 2]
+    for sampling in SAMPLINGS:
+        p, q = (to_law(logits, sampling, generated) for logits in (P_LOGITS, Q_LOGITS))
+        assert deviation(EXACT[name], p, q, 3) < TOLERANCE, sampling
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_the_emitted_law_is_p_where_the_slm_knows_fewer_ids(name: str) -> None:
+    p, q = ArrayLaw.dense(np.array([0.2, 0.4, 0.1, 0.3])), ArrayLaw.dense(np.array([0.5, 0.5]))
+    subject = EXACT[name]
+    emitted = emitted_law(subject.scheme, p, q, 4, num_shared=2, grid=subject.grid)
+    assert np.abs(emitted - p.probs).max() < TOLERANCE
+
+
+@pytest.mark.parametrize("scheme", [DssdPacked(COARSE), DssdThinned(COARSE)])
+def test_lumping_the_indices_between_two_cuts_changes_nothing(scheme: Scheme) -> None:
+    p, q, num_ids = laws_of(((0.15, 0.85, 0), (0.3, 0.6, 0.1)))
+    assert deviation(Subject(scheme), p, q, num_ids) < TOLERANCE
+    assert deviation(Subject(scheme, COARSE), p, q, num_ids) < TOLERANCE
+
+
+@pytest.mark.parametrize(("num_draws", "patience"), [(1, 3), (2, 2), (3, 1), (2, 0)])
+@pytest.mark.parametrize("name", ["dssd-thinned", "dssd-thinned, coarse"])
+def test_the_emitted_law_is_p_however_draws_are_asked_for(
+    name: str, num_draws: int, patience: int
+) -> None:
+    p, q, num_ids = laws_of(((0.7, 0.3), (0.35, 0.65)))
+    assert deviation(EXACT[name], p, q, num_ids, num_draws, patience) < TOLERANCE
+
+
+weights = st.one_of(
+    st.just(0.0),
+    st.floats(1e-3, 1.0),
+    st.sampled_from([1e-300, 1e-12, 2.0**-31, 2.0**-30, 0.125, 0.5]),
+)
+pairs_of_laws = (
+    st.integers(1, 3)
+    .flatmap(lambda n: st.tuples(*[st.lists(weights, min_size=n, max_size=n)] * 2))
+    .filter(lambda pair: any(pair[0]) and any(pair[1]))
+)
+
+
+@pytest.mark.parametrize("name", EXACT)
+@given(pair=pairs_of_laws, num_draws=st.integers(1, 2))
+@settings(max_examples=20, deadline=None, derandomize=True, database=None)
+def test_the_emitted_law_is_p_for_any_laws(
+    name: str, pair: tuple[list[float], list[float]], num_draws: int
+) -> None:
+    assert deviation(EXACT[name], *laws_of(pair), num_draws=num_draws) < TOLERANCE
+
+
+# Schemes with a stated error
+
+
+@pytest.mark.parametrize(("name", "ulp"), [("dssd", 2.0**-10), ("dssd-fp32", 2.0**-23)])
+def test_dssd_stays_within_the_rounding_of_its_row(name: str, ulp: float) -> None:
+    """D(emitted, p) ≤ Σ|p̂ − p| + rounding of q(x): half an ulp each, and below it an absolute part."""
+    rng = np.random.default_rng(3)
+    worst = 0.0
+    for _ in range(20):
+        pair = tuple(rng.dirichlet(np.full(4, 0.5)) for _ in range(2))
+        p, q, num_ids = laws_of(pair)  # type: ignore[arg-type]
+        worst = max(worst, deviation(Subject(SCHEMES[name]), p, q, num_ids))
+    assert TOLERANCE < worst < ulp / 2 + num_ids * 2.0**-25 * ulp / 2.0**-10 + 2.0**-23
+
+
+def test_coupled_tokens_follow_p() -> None:
+    """Chi-square over positions, which share a seed; 20.5 is exceeded with chance 0.001."""
+    p = np.array([0.3, 0.25, 0.2, 0.15, 0.07, 0.03])
+    law = ArrayLaw.dense(p)
+    num_tokens = 6_000
+    drawn = [coupled_token(law, Place(9, position)) for position in range(num_tokens)]
+    expected = p * num_tokens
+    assert ((np.bincount(drawn, minlength=6) - expected) ** 2 / expected).sum() < 20.5
+
+
+def test_coupled_commits_the_llms_token_whatever_was_drafted() -> None:
+    rng = np.random.default_rng(5)
+    scheme = SCHEMES["coupled"]
+    for position in range(200):
+        p, q, num_ids = laws_of(tuple(rng.dirichlet(np.full(5, 0.7)) for _ in range(2)))  # type: ignore[arg-type]
+        place = Place(21, position)
+        emitted = emitted_law(_At(scheme, place), p, q, num_ids)
+        assert emitted[coupled_token(p, place)] == 1
+
+
+class _At:
+    """A scheme moved to another place; the enumeration's own place is always the same."""
+
+    def __init__(self, scheme: Scheme, place: Place) -> None:
+        self._scheme, self._place = scheme, place
+        self.name, self.code, self.lossless = scheme.name, scheme.code, scheme.lossless
+        self.settle, self.next_token = scheme.settle, scheme.next_token
+        self.write_evidence, self.read_evidence = scheme.write_evidence, scheme.read_evidence
+        self.write_rejection, self.read_rejection = scheme.write_rejection, scheme.read_rejection
+
+    def draft(self, q: Law, place: Place, coins: Coins) -> Drafted:
+        return self._scheme.draft(q, self._place, coins)
+
+    def accepts(self, p: Law, drafted: Drafted, place: Place, streams: Streams) -> bool:
+        return self._scheme.accepts(p, drafted, self._place, streams)
+
+    def reject(
+        self, p: Law, drafted: Drafted, place: Place, streams: Streams, ask: Ask
+    ) -> object:
+        return self._scheme.reject(p, drafted, self._place, streams, ask)
+
+
+# Mutants
+
+
+class RatioUpsideDown(KnownDraft):
+    """Accepts with chance q/p, as printed."""
+
+    def accepts(self, p: Law, drafted: Drafted, place: Place, streams: Streams) -> bool:
+        q = drafted.evidence.law()
+        chance = prob_of(q, drafted.token_id) / max(prob_of(p, drafted.token_id), 1e-300)
+        return bool(streams(Purpose.ACCEPT, 0).flip(np.array([min(1.0, chance)]))[0])
+
+
+class IndexUpsideDown(DssdThinned):
+    """Accepts iff u · q(x) ≥ p̃(x)."""
+
+    def accepts(self, p: Law, drafted: Drafted, place: Place, streams: Streams) -> bool:
+        floor = self.grid.floor(np.array([prob_of(p, drafted.token_id)]))[0]
+        return bool(drafted.evidence >= floor)
+
+
+class RoundedUpInTheTest(DssdPacked):
+    """The test takes p rounded up, the residual p rounded down."""
+
+    def accepts(self, p: Law, drafted: Drafted, place: Place, streams: Streams) -> bool:
+        ceil = self.grid.ceil(np.array([prob_of(p, drafted.token_id)]))[0]
+        return bool(drafted.evidence <= ceil)
+
+
+class NothingUnconditional(DssdThinned):
+    """The draws are thinned as if p̃ were p: p on the edge's side, p̃ on the device's."""
+
+    def reject(self, p: Law, drafted: Drafted, place: Place, streams: Streams, ask: Ask) -> object:
+        def silenced(purpose: Purpose, first: int) -> Coins:
+            coins = streams(purpose, first)
+            return NeverTrue(coins) if purpose is Purpose.UNCONDITIONAL else coins
+
+        return super().reject(p, drafted, place, silenced, ask)
+
+
+class FirstInIdOrder(DssdThinned):
+    """Takes the first draw that passes; the draws are sorted by id."""
+
+    def settle(self, q: Law, drafted: Drafted, rejection: object, coins: Coins) -> int | None:
+        return super().settle(q, drafted, rejection, AlwaysFirst(coins))
+
+
+class ResentDraws(DssdThinned):
+    """A request for more is answered with the same draws; the device flips fresh coins."""
+
+    def reject(self, p: Law, drafted: Drafted, place: Place, streams: Streams, ask: Ask) -> object:
+        return super().reject(p, drafted, place, streams, Ask(ask.num_draws, 0, ask.whole_row))
+
+
+class DroppedDraws(DssdThinned):
+    """Sends only the ids that fit: here one."""
+
+    def reject(self, p: Law, drafted: Drafted, place: Place, streams: Streams, ask: Ask) -> object:
+        rejection = super().reject(p, drafted, place, streams, ask)
+        return rejection[:1] if isinstance(rejection, tuple) else rejection
+
+
+class UnwarpedDraft(DssdThinned):
+    """Drafts from the SLM's own law and tests with the warped one: here √q, normalised."""
+
+    def draft(self, q: Law, place: Place, coins: Coins) -> Drafted:
+        raw = ArrayLaw(q.support(), np.sqrt(q.prob(q.support())))
+        token_id = int(coins.draw(raw, 1)[0])
+        return Drafted(token_id, coins.scaled(prob_of(q, token_id), self.grid))
+
+
+class DraftedBeforeRounding(KnownDraft):
+    """Drafts from q and sends q̂."""
+
+    def draft(self, q: Law, place: Place, coins: Coins) -> Drafted:
+        return Drafted(int(coins.draw(q, 1)[0]), self._codec.rounded(q))
+
+
+class WrappedCoins:
+    """Coins of which a mutant bends one kind."""
+
+    def __init__(self, coins: Coins) -> None:
+        self._coins = coins
+
+    def flip(self, chances: Floats) -> np.ndarray:  # type: ignore[type-arg]
+        return self._coins.flip(chances)
+
+    def draw(self, law: Law, count: int) -> Ids:
+        return self._coins.draw(law, count)
+
+    def choose(self, count: int) -> int:
+        return self._coins.choose(count)
+
+    def scaled(self, value: float, grid: Grid) -> int:
+        return self._coins.scaled(value, grid)
+
+
+class AlwaysFirst(WrappedCoins):
+    def choose(self, count: int) -> int:
+        return 0
+
+
+class NeverTrue(WrappedCoins):
+    def flip(self, chances: Floats) -> np.ndarray:  # type: ignore[type-arg]
+        return np.zeros(len(chances), bool)
+
+
+MUTANTS: dict[str, tuple[Scheme, Scheme]] = {
+    "the ratio is q/p": (
+        RatioUpsideDown("dsd", 10, WholeRow()),
+        KnownDraft("dsd", 10, WholeRow()),
+    ),
+    "the index test is the wrong way round": (IndexUpsideDown(COARSE), DssdThinned(COARSE)),
+    "p is rounded up in the test only": (RoundedUpInTheTest(COARSE), DssdPacked(COARSE)),
+    "p stands for p-tilde on one side": (NothingUnconditional(COARSE), DssdThinned(COARSE)),
+    "the first passing draw in id order is taken": (FirstInIdOrder(COARSE), DssdThinned(COARSE)),
+    "draws are re-sent to fresh coins": (ResentDraws(COARSE), DssdThinned(COARSE)),
+    "draws are dropped to fit a size": (DroppedDraws(COARSE), DssdThinned(COARSE)),
+    "q is not warped where it is drawn from": (UnwarpedDraft(COARSE), DssdThinned(COARSE)),
+    "the draft is sampled before rounding": (
+        DraftedBeforeRounding("qsv", 14, Lattice(5)),
+        KnownDraft("qsv", 14, Lattice(5)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_the_check_fails_when(name: str) -> None:
+    p, q, num_ids = laws_of(((0.3, 0.7), (0.75, 0.25)))
+    # Draws sent again show where few are sent at once, the others where more are.
+    num_draws, patience = (1, 2) if name == "draws are re-sent to fresh coins" else (2, 1)
+    wrong, right = (
+        deviation(Subject(scheme, COARSE), p, q, num_ids, num_draws, patience)
+        for scheme in MUTANTS[name]
+    )
+    assert right < TOLERANCE
+    assert wrong > 1e-3

@@ -1,0 +1,65 @@
+"""The pool of blocks: what is handed out is zero, belongs to one session, and grows with use."""
+
+from __future__ import annotations
+
+import torch
+
+from edge_server.cache import BLOCK_LEN, ZERO_BLOCK, PagedCache
+
+HEADS, SIZE = 2, 4
+
+
+def write(cache: PagedCache, block: int, value: float) -> None:
+    """Fill one block of layer 0."""
+    cache.begin(torch.arange(BLOCK_LEN) + block * BLOCK_LEN, BLOCK_LEN)
+    states = torch.full((1, HEADS, BLOCK_LEN, SIZE), value)
+    cache.update(states, states + 1, 0)
+
+
+def test_keys_and_values_come_back_from_the_blocks_of_a_table() -> None:
+    cache = PagedCache(num_layers=1, max_blocks=10)
+    first, second = cache.take(2)
+    write(cache, first, 3.0)
+    write(cache, second, 5.0)
+    keys, values = cache.gather(0, torch.tensor([[second, first], [first, ZERO_BLOCK]]))
+    assert keys.shape == (2, HEADS, 2 * BLOCK_LEN, SIZE)
+    assert keys[:, 0, ::BLOCK_LEN, 0].tolist() == [[5.0, 3.0], [3.0, 0.0]]
+    assert values[:, 1, ::BLOCK_LEN, 3].tolist() == [[6.0, 4.0], [4.0, 0.0]]
+
+
+def test_a_block_is_handed_out_once_and_never_the_zero_block() -> None:
+    cache = PagedCache(num_layers=1, max_blocks=200)
+    blocks = cache.take(60) + cache.take(139)
+    assert sorted(blocks) == list(range(1, 200))
+    assert cache.num_free == 0
+
+
+def test_a_block_that_held_nan_is_zero_for_its_next_owner() -> None:
+    cache = PagedCache(num_layers=1, max_blocks=3)
+    blocks = cache.take(2)
+    write(cache, blocks[0], float("nan"))
+    cache.give_back(blocks)
+    assert sorted(cache.take(2)) == sorted(blocks)
+    keys, values = cache.gather(0, torch.tensor([blocks]))
+    assert not keys.any()
+    assert not values.any()
+
+
+def test_memory_follows_use_and_what_is_written_survives_growth() -> None:
+    cache = PagedCache(num_layers=1, max_blocks=1000)
+    (block,) = cache.take(1)
+    write(cache, block, 7.0)
+    small = cache.allocated_bytes
+    cache.take(500)
+    assert small < cache.allocated_bytes < 1000 * cache.block_bytes
+    assert cache.gather(0, torch.tensor([[block]]))[0].unique().tolist() == [7.0]
+    assert cache.block_bytes == 2 * 4 * BLOCK_LEN * HEADS * SIZE
+
+
+def test_a_model_is_told_no_past_and_the_length_of_the_longest_text() -> None:
+    cache = PagedCache(num_layers=3, max_blocks=10)
+    cache.begin(torch.arange(4), 64)
+    assert (cache.get_seq_length(), cache.get_query_offset()) == (0, 0)
+    assert cache.get_mask_sizes(torch.arange(4), 0) == (64, 0)
+    assert cache.get_max_cache_shape() == 64
+    assert len(cache) == len(cache.is_sliding) == 3
