@@ -35,7 +35,7 @@ format: $(VENV)/.dev  ## format the code and mend what ruff can mend
 
 clean:  ## remove .venv, builds and caches
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
-	rm -rf .hypothesis
+	rm -rf .hypothesis .demo
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.python:

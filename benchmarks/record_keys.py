@@ -105,6 +105,7 @@ REGISTRY: Mapping[str, Key] = MappingProxyType({
     "accepted": _result(int, "tokens", "drafts that stand"),
     "rejected": _result(int, "tokens", "drafts judged and refused"),
     "bonus": _result(int, "tokens", "drawn by the edge after a block that stands whole"),
+    "unverified": _result(int, "tokens", "kept by the device without the edge"),
     "more_requests": _result(int, "1", "times the device asked for more draws"),
     "alpha": _result(float, "1", "accepted / (accepted + rejected)", _share),
     "bytes_up": _result(int, "bytes", "payload of the messages to the edge"),

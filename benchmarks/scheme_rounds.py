@@ -1,6 +1,6 @@
 """Rounds of one scheme between the two sessions in one process: bytes, acceptance, time per side.
 
-The real drafter, the real engine, the real sessions and their real bytes; only the socket is missing.
+The real drafter, engine and sessions and their real bytes; only the socket is missing.
 Times leave out the models and logits → law, which `benchmarks.laws` measures.
 """
 
@@ -15,7 +15,8 @@ from typing import Any
 from benchmarks.wide_vocabulary import WideDrafter, WideRows, WideVocabulary
 from device_runtime.drafter import Drafter
 from device_runtime.protocol.device_session import DeviceSession, Generation
-from device_runtime.protocol.edge_session import EdgeFacts, EdgeSession, Job, Rows
+from device_runtime.protocol.edge_session import EdgeSession
+from device_runtime.protocol.edge_states import EdgeFacts, Job, Rows
 from device_runtime.protocol.law import Law, overlap
 from device_runtime.protocol.randomness import device_coins
 from device_runtime.protocol.sampling import Sampling
@@ -71,17 +72,17 @@ class LocalPair:
     """An LLM and an SLM in this process, their vocabulary widened if wanted."""
 
     def __init__(self, engine: TorchEngine, drafter: Drafter, num_own: int, num_ids: int) -> None:
-        self._engine = engine
+        self.engine = engine
         self._wide = WideVocabulary(num_own, num_ids) if num_ids > num_own else None
-        self._drafter = WideDrafter(drafter, self._wide) if self._wide else drafter
+        self.drafter = WideDrafter(drafter, self._wide) if self._wide else drafter
         self.num_ids = num_ids
 
     def rows(self, slot: Any, job: Job) -> Rows:
         """The edge's laws for a job."""
         if self._wide is None:
-            return self._engine.run([(slot, job)])[0]
+            return self.engine.run([(slot, job)])[0]
         own = Job(tuple(self._wide.parents(job.tokens).tolist()), job.num_rows)
-        return WideRows(self._engine.run([(slot, own)])[0], self._wide)
+        return WideRows(self.engine.run([(slot, own)])[0], self._wide)
 
     def measure(
         self, scheme: Scheme, sampling: Sampling, gamma: int, prompts: Sequence[Sequence[int]],
@@ -149,27 +150,26 @@ class _Run:
         def vocabulary_hash(count: int) -> bytes:
             return count.to_bytes(16, "little")
 
+        watched: Any = scheme
         facts = EdgeFacts("pair", pair.num_ids, vocabulary_hash, CONTEXT_LEN, ())
         self._pair, self._scheme, self._measured = pair, scheme, measured
-        self._slot = pair._engine.open()
-        self._edge = EdgeSession(facts, bytes(16))
+        self._slot = pair.engine.open()
+        self._edge = EdgeSession(facts, bytes(16), scheme_of=lambda _: watched)
         self._session = _TimedSession(pair.num_ids, vocabulary_hash, "bench")
         self._session.receive_welcome(self._answer(self._session.hello()))
         self._session.append(prompt)
-        pair._drafter.truncate(0)
-        generation = Generation(scheme, sampling, number, ())  # type: ignore[arg-type]
+        pair.drafter.truncate(0)
+        generation = Generation(watched, sampling, number, ())
         self._session.receive_begun(self._answer(self._session.begin(generation)))
-        # The edge takes the scheme from its registry by code; give it the watched one.
-        self._edge._scheme = scheme  # type: ignore[assignment]
         coins = device_coins(number)
-        self._turn = Turn(self._session, pair._drafter, generation, coins, measured.counts)
+        self._turn = Turn(self._session, pair.drafter, generation, coins, measured.counts)
 
     def write(self, gamma: int, num_tokens: int) -> None:
         """Rounds until so many tokens stand."""
         until = len(self._session.tokens) + num_tokens
         while len(self._session.tokens) < until:
             self._round(gamma)
-        self._pair._engine.drop(self._slot)
+        self._pair.engine.drop(self._slot)
 
     def _round(self, gamma: int) -> None:
         measured, up, down = self._measured, 0, 0

@@ -1,6 +1,6 @@
 """`tandem bench schemes`: every scheme side by side, on the demo pair and on wider vocabularies.
 
-For each scheme and each way of sampling: bytes up and down per token, bytes down per rejected round,
+For each scheme and each way of sampling: bytes up and down per token, down per rejected round,
 acceptance against its bound 1 − D, tokens per round, and what the protocol costs each side in time.
 """
 
@@ -40,6 +40,8 @@ SAMPLINGS = {
     "greedy": Sampling(temperature=0.0),
 }
 GAMMA = 4
+ROUNDED = ("dssd", "dssd-fp32")
+"""Exact up to the float format of the row they send."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +97,7 @@ def _measure(
         for num_ids, name, scheme in combinations:
             if pair is None or pair.num_ids != num_ids:
                 pair = LocalPair(engine, device.drafter, num_own, num_ids)
-            measured = pair.measure(
-                SCHEMES[scheme], SAMPLINGS[name], GAMMA, prompts, tokens_each
-            )
+            measured = pair.measure(SCHEMES[scheme], SAMPLINGS[name], GAMMA, prompts, tokens_each)
             yield Cell(num_ids, name, scheme, measured)
             progress.advance(task)
 
@@ -115,7 +115,7 @@ def table(cells: Sequence[Cell]) -> Iterator[str]:
     yield "|" + "---|" * (COLUMNS.count("|") + 1)
     for cell in cells:
         values = _values(cell)
-        name = cell.scheme if values["lossless"] else f"{cell.scheme} (row rounded)"
+        name = f"{cell.scheme} (row rounded)" if cell.scheme in ROUNDED else cell.scheme
         more = values["more_requests"] / max(1, values["rejected"])
         yield (
             f"| {cell.num_ids:,} | {cell.sampling} | {name} "

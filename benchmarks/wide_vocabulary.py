@@ -1,9 +1,9 @@
 """Laws over larger vocabularies, made from the logits of a real pair by one fixed recipe.
 
-A pair over 8,192 ids says little about packing at 32,000 or 151,936. Training larger pairs is out of
-reach for a benchmark that anyone can run, so the rows are widened: every further id is a rarer variant
-of one of the model's own ids. Its logit is the parent's minus an offset drawn once for the id from
-N(5, 1.5²), the same for p and q, plus a small deviation N(0, 0.5²) that p and q do not share. The
+A pair over 8,192 ids says little about packing at 32,000 or 151,936. Training larger pairs is out
+of reach for a benchmark that anyone can run, so the rows are widened: every further id is a rarer
+variant of one of the model's own ids. Its logit is the parent's minus an offset drawn once for the
+id from N(5, 1.5²), the same for p and q, plus a deviation N(0, 0.5²) that p and q do not share. The
 models see the parent's id. At 32,000, 49,152 and 151,936 ids about 6, 10 and 27 % of the mass lie on
 the further ids, spread over a long tail, as the rarely used tokens of a large vocabulary are.
 """
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from device_runtime.drafter import Drafter
-from device_runtime.protocol.edge_session import Rows
+from device_runtime.protocol.edge_states import Rows
 from device_runtime.protocol.law import Law
 from device_runtime.protocol.sampling import Sampling, to_law
 

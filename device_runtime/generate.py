@@ -1,4 +1,4 @@
-"""Three ways to write an answer: device and edge together, the edge alone, the device alone.
+"""Ways to write an answer: device and edge together, the edge alone, the device alone, lossy.
 
 Each yields pieces of text as they become certain, into a `Transcript`. Drafting runs in a thread,
 so that the connection stays alive while a slow board computes.
@@ -13,6 +13,7 @@ import numpy as np
 
 from device_runtime.drafter import Drafter
 from device_runtime.link import EdgeLink, EdgeLostError
+from device_runtime.lossy import LossyTurn, Policy
 from device_runtime.protocol.device_session import DeviceSession, Generation
 from device_runtime.protocol.randomness import Coins
 from device_runtime.protocol.sampling import to_law
@@ -55,6 +56,33 @@ async def write_split(
         if transcript.finish_reason is not None:
             break
         data = await asyncio.to_thread(turn.draft, min(gamma, transcript.num_left - 1))
+    _cut(session, transcript)
+    drafter.truncate(min(drafter.num_tokens, len(session.tokens)))
+
+
+async def write_lossy(
+    link: EdgeLink,
+    drafter: Drafter,
+    generation: Generation,
+    policy: Policy,
+    coins: Coins,
+    transcript: Transcript,
+    counts: Counts,
+) -> AsyncIterator[Piece]:
+    """A policy on the device decides which tokens reach the edge at all: not the LLM's law."""
+    session = link.session
+    session.receive_begun(await link.exchange(session.begin(generation)))
+    turn = LossyTurn(session, drafter, generation, coins, counts, policy)
+    while transcript.finish_reason is None:
+        step = await asyncio.to_thread(turn.next)
+        pieces = transcript.add(step.committed)
+        while step.send is not None:
+            step = turn.receive(await link.exchange(step.send))
+            pieces += transcript.add(step.committed)
+        if _full(session) and transcript.finish_reason is None:
+            pieces += transcript.out_of_context()
+        for piece in pieces:
+            yield piece
     _cut(session, transcript)
     drafter.truncate(min(drafter.num_tokens, len(session.tokens)))
 

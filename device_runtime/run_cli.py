@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 from device_runtime.link import EdgeLink, LinkSettings
+from device_runtime.lossy import METHODS, method_named
 from device_runtime.protocol.errors import ConfigError
 from device_runtime.protocol.sampling import Sampling
-from device_runtime.protocol.schemes import DEFAULT_SCHEME, SCHEMES, SEEDED_SCHEME
+from device_runtime.protocol.schemes import DEFAULT_SCHEME, SEEDED_SCHEME
 from device_runtime.settings import RuntimeSettings
 from device_runtime.writer import PAD_BYTES, Answer, Device, Mode, WriteConfig, link_to, random_seed
 
@@ -40,9 +41,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     """Scheme, block length, sampling parameters: shared by the verbs that write."""
     parser.add_argument(
-        "--scheme", choices=sorted(SCHEMES),
+        "--scheme", choices=sorted(METHODS),
         help=f"verification scheme (default: {DEFAULT_SCHEME}; with --seed {SEEDED_SCHEME})",
     )  # fmt: skip
+    parser.add_argument(
+        "--lossy", action="store_true",
+        help="allow a scheme whose text is not exactly the LLM's: "
+        + ", ".join(name for name, method in METHODS.items() if not method.lossless),
+    )  # fmt: skip
+    parser.add_argument("--threshold", type=float, help="of a lossy scheme (default: its own)")
     parser.add_argument("--gamma", type=int, default=4, help="tokens drafted a round (default: 4)")
     parser.add_argument("--temperature", type=float, default=0.8, help="0 is greedy (default: 0.8)")
     parser.add_argument("--top-k", type=int, default=0, help="0 keeps all (default)")
@@ -91,15 +98,19 @@ def config_from(args: argparse.Namespace) -> WriteConfig:
     ):
         if not low <= value <= high:
             raise ConfigError(f"{name} is {value}; it must lie between {low} and {high}")
+    scheme = args.scheme or (DEFAULT_SCHEME if args.seed is None else SEEDED_SCHEME)
+    method_named(scheme, allow_lossy=args.lossy, threshold=args.threshold)
     return WriteConfig(
         mode=mode,
-        scheme=args.scheme or (DEFAULT_SCHEME if args.seed is None else SEEDED_SCHEME),
+        scheme=scheme,
         gamma=args.gamma,
         sampling=sampling_from(args),
         max_tokens=args.max_tokens,
         seed=random_seed() if args.seed is None else args.seed,
         stops=tuple(args.stop),
         pad=args.pad,
+        lossy=args.lossy,
+        threshold=args.threshold,
     )
 
 
@@ -139,6 +150,8 @@ async def _write(device: Device, answer: Answer, link: LinkSettings | None, stre
                 print(piece.text, end="", flush=True)
         if stream:
             print()
+        if not answer.lossless:
+            print("lossy: this text does not follow the LLM's law", file=sys.stderr)
 
     if link is None or answer.config.mode == "device":
         await show(None)

@@ -145,7 +145,7 @@ class Tokenizer:
     def _start_ids(self) -> list[int]:
         """Special tokens that the tokenizer puts before a text. One put after it would end it."""
         encoding = self._inner.encode("a", add_special_tokens=True)
-        num_start = encoding.special_tokens_mask.index(0)
+        num_start = [*encoding.special_tokens_mask, 0].index(0)
         ids: list[int] = encoding.ids[:num_start]
         return ids
 

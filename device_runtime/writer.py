@@ -11,14 +11,19 @@ from typing import Any, Literal
 from device_runtime.bundle import Bundle
 from device_runtime.chat_template import ChatTemplate, Message
 from device_runtime.drafter import Drafter
-from device_runtime.generate import write_device_only, write_edge_only, write_split
+from device_runtime.generate import (
+    write_device_only,
+    write_edge_only,
+    write_lossy,
+    write_split,
+)
 from device_runtime.link import EdgeLink, LinkSettings, Traffic
+from device_runtime.lossy import Route, Router, method_named
 from device_runtime.onnx_drafter import OnnxDrafter
 from device_runtime.protocol.device_session import DeviceSession, Generation
 from device_runtime.protocol.errors import ConfigError
 from device_runtime.protocol.randomness import device_coins
 from device_runtime.protocol.sampling import Sampling
-from device_runtime.protocol.schemes import scheme_named
 from device_runtime.settings import RuntimeSettings
 from device_runtime.tokenizer import Tokenizer
 from device_runtime.transcript import Piece, Transcript
@@ -44,6 +49,10 @@ class WriteConfig:
     sampling: Sampling
     max_tokens: int
     seed: int = field(default_factory=random_seed)
+    lossy: bool = False
+    """Whether a scheme whose text is not the LLM's may be used."""
+    threshold: float | None = None
+    """Of a lossy scheme; None takes its default."""
     stops: tuple[str, ...] = ()
     pad: bool = False
 
@@ -85,6 +94,9 @@ class Answer:
         self.counts = Counts()
         self.transcript: Transcript
         self._device = device
+        self._method = method_named(
+            config.scheme, allow_lossy=config.lossy, threshold=config.threshold
+        )
         self._traffic = Traffic()
 
     async def pieces(self, link: EdgeLink | None) -> AsyncIterator[Piece]:
@@ -103,26 +115,41 @@ class Answer:
     def _begin(self, end_ids: tuple[int, ...]) -> None:
         config = self.config
         self._generation = Generation(
-            scheme_named(config.scheme), config.sampling, config.seed, end_ids,
+            self._method.scheme, config.sampling, config.seed, end_ids,
             PAD_BYTES if config.pad else 0,
         )  # fmt: skip
         detokenizer = self._device.tokenizer.detokenizer(self.prompt_ids, config.stops)
         self.transcript = Transcript(detokenizer, frozenset(end_ids), config.max_tokens)
 
     def _write(self, link: EdgeLink | None) -> AsyncIterator[Piece]:
-        device, generation, transcript = self._device, self._generation, self.transcript
-        if self.config.mode == "device":
-            num_ids = device.tokenizer.num_ids
+        drafter, generation, transcript = self._device.drafter, self._generation, self.transcript
+        mode, policy = self.config.mode, self._method.policy
+        if mode == "split" and isinstance(policy, Router):
+            num_ids = self._device.tokenizer.num_ids
+            drafter.truncate(0)
+            route = policy.route(drafter, self.prompt_ids, num_ids)
+            drafter.truncate(0)
+            mode = "device" if route is Route.DEVICE else "edge"
+        if mode == "device":
+            num_ids = self._device.tokenizer.num_ids
             return write_device_only(
-                device.drafter, self.prompt_ids, generation, num_ids, device_coins(), transcript
+                drafter, self.prompt_ids, generation, num_ids, device_coins(), transcript
             )
         assert link is not None
-        if self.config.mode == "edge":
+        if mode == "edge":
             return write_edge_only(link, generation, transcript)
+        if policy is not None and not isinstance(policy, Router):
+            return write_lossy(
+                link, drafter, generation, policy, device_coins(), transcript, self.counts
+            )
         return write_split(
-            link, device.drafter, generation, self.config.gamma, device_coins(), transcript,
-            self.counts,
-        )  # fmt: skip
+            link, drafter, generation, self.config.gamma, device_coins(), transcript, self.counts
+        )
+
+    @property
+    def lossless(self) -> bool:
+        """Whether the text follows the LLM's law."""
+        return self.config.mode != "device" and self._method.lossless
 
     def summary(self) -> dict[str, Any]:
         """What `--json` prints. alpha counts judged drafts only; bytes are message payloads."""
@@ -137,6 +164,7 @@ class Answer:
             "bonus": counts.bonus,
             "rejected": counts.rejected,
             "more_requests": counts.more_requests,
+            "unverified": counts.unverified,
             "alpha": counts.alpha,
             "bytes_up": traffic.bytes_up,
             "bytes_down": traffic.bytes_down,
@@ -147,7 +175,7 @@ class Answer:
             "wall_s": transcript.wall_s,
             "mode": self.config.mode,
             "scheme": self.config.scheme if self.config.mode == "split" else None,
-            "lossless": self.config.mode != "device" and self._generation.scheme.lossless,
+            "lossless": self.lossless,
             "gamma": self.config.gamma if self.config.mode == "split" else None,
             "seed": self.config.seed,
             "finish_reason": transcript.finish_reason and transcript.finish_reason.value,

@@ -11,7 +11,7 @@ from typing import Any
 
 from aiohttp import web
 
-from device_runtime.protocol.edge_session import EdgeFacts
+from device_runtime.protocol.edge_states import EdgeFacts
 from device_runtime.protocol.messages import MAX_MESSAGE_BYTES
 from edge_server.auth import IDENTITY, bearer_auth, read_tokens_file
 from edge_server.config import EdgeConfig

@@ -96,7 +96,12 @@ class Checkpoint:
                 use_safetensors=True,
                 output_loading_info=True,
             )
-        except (ValueError, OSError, KeyError, RuntimeError) as error:
+        except KeyError as error:
+            raise CheckpointError(
+                f"models of the kind {self.config['model_type']} choose their attention by "
+                f"themselves ({error}); serve one that uses transformers' attention interface"
+            ) from error
+        except (ValueError, OSError, RuntimeError) as error:
             raise CheckpointError(
                 f"{self.folder} cannot be loaded as a causal language model ({_first_line(error)})"
             ) from error

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
-from device_runtime.protocol.edge_session import State, Step
+from device_runtime.protocol.edge_states import State, Step
 from device_runtime.protocol.errors import ErrorCode, RemoteError
 from device_runtime.protocol.messages import Cancel, Close, Hello, Kind, Refusal, decode, encode
 from edge_server.auth import Identity

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from device_runtime.protocol.edge_session import Job, Rows
+from device_runtime.protocol.edge_states import Job, Rows
 from device_runtime.protocol.errors import TandemError
 from device_runtime.protocol.law import Law
 from device_runtime.protocol.sampling import Sampling, to_law

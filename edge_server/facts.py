@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
-from device_runtime.protocol.edge_session import EdgeFacts
+from device_runtime.protocol.edge_states import EdgeFacts
 from device_runtime.protocol.messages.fields import MAX_END_IDS, MAX_TEXT_BYTES, MAX_TOKENS
 from device_runtime.protocol.vocabulary import Entry, read_vocabulary, vocabulary_hash
 from edge_server.checkpoint import Checkpoint, CheckpointError

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from device_runtime.protocol.edge_session import Job
+from device_runtime.protocol.edge_states import Job
 from device_runtime.protocol.errors import ConfigError
 from edge_server.attention import NAME
 from edge_server.cache import num_blocks_for
@@ -93,7 +93,14 @@ def try_model(engine: TorchEngine) -> None:
         for n in (length, length * 3 // 4)
     ]
     try:
-        deviation = _trial_deviation(engine, texts)
+        plain = _plain_logits(model, texts)
+    except Exception as error:
+        raise CheckpointError(
+            f"models of the kind {kind} cannot run in {model.dtype} on {model.device.type} "
+            f"({type(error).__name__}: {error}); try another --dtype"
+        ) from error
+    try:
+        deviation = _deviation(_batched_logits(engine, texts), plain)
     except Exception as error:
         raise CheckpointError(
             f"models of the kind {kind} do not work with a batched cache ({type(error).__name__}: "
@@ -107,21 +114,21 @@ def try_model(engine: TorchEngine) -> None:
         )
 
 
-def _trial_deviation(engine: TorchEngine, texts: list[Tensor]) -> float:
+def _deviation(logits: list[Tensor], plain: list[Tensor]) -> float:
     """Largest difference of a logit, over the standard deviation of the plain ones."""
-    plain = _plain_logits(engine.model, texts)
-    slots = [engine.open() for _ in texts]
+    pairs = zip(logits, plain, strict=True)
+    return max(float((ours - alone).abs().max() / alone.std()) for ours, alone in pairs)
+
+
+def _batched_logits(engine: TorchEngine, texts: list[Tensor]) -> list[Tensor]:
+    """Logits (n, vocab) of each text, computed together in two uneven pieces."""
     ids = [tuple(text.tolist()) for text in texts]
-    halves = [len(text) // (2 + i) for i, text in enumerate(texts)]
-    first = [Job(text[:half], half) for text, half in zip(ids, halves, strict=True)]
-    second = [Job(text, len(text) - half) for text, half in zip(ids, halves, strict=True)]
-    early = engine.logits(list(zip(slots, first, strict=True)))
-    late = engine.logits(list(zip(slots, second, strict=True)))
-    deviations = [
-        (torch.cat(pair) - alone).abs().max() / alone.std()
-        for *pair, alone in zip(early, late, plain, strict=True)
-    ]
-    return float(torch.stack(deviations).max())
+    cuts = [len(text) // (2 + i) for i, text in enumerate(texts)]
+    slots = [engine.open() for _ in texts]
+    early = [Job(text[:cut], cut) for text, cut in zip(ids, cuts, strict=True)]
+    late = [Job(text, len(text) - cut) for text, cut in zip(ids, cuts, strict=True)]
+    parts = [engine.logits(list(zip(slots, jobs, strict=True))) for jobs in (early, late)]
+    return [torch.cat(pair) for pair in zip(*parts, strict=True)]
 
 
 @torch.inference_mode()

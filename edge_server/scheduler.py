@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from device_runtime.protocol.edge_session import Job, Rows
+from device_runtime.protocol.edge_states import Job, Rows
 from device_runtime.protocol.errors import ErrorCode, RemoteError
 from edge_server.cache import BLOCK_LEN
 from edge_server.engine import TargetEngine

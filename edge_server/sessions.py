@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from device_runtime.protocol.edge_session import EdgeFacts, EdgeSession
+from device_runtime.protocol.edge_session import EdgeSession
+from device_runtime.protocol.edge_states import EdgeFacts
 from edge_server.auth import Identity
 from edge_server.scheduler import BusyError, Scheduler
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-from device_runtime.protocol.edge_session import EdgeFacts, Job, Rows
+from device_runtime.protocol.edge_states import EdgeFacts, Job, Rows
 from edge_server.engine import common_prefix_len
 from tests.table_model import Table, TableRows, vocabulary_hash
 

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from device_runtime.protocol.device_session import DeviceSession
-from device_runtime.protocol.edge_session import EdgeFacts, EdgeSession, Job
+from device_runtime.protocol.edge_session import EdgeSession
+from device_runtime.protocol.edge_states import EdgeFacts, Job
 from device_runtime.protocol.law import Law
 from device_runtime.protocol.sampling import Sampling, to_law
 

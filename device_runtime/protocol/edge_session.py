@@ -16,21 +16,18 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import Enum, auto
-from typing import Protocol
 
 from device_runtime.protocol import messages
+from device_runtime.protocol.edge_states import ALLOWED, EdgeFacts, Job, Rows, State, Step
 from device_runtime.protocol.errors import ErrorCode, RemoteError
 from device_runtime.protocol.law import Law, prob_of
 from device_runtime.protocol.messages import (
     Begin,
     Begun,
     Cancel,
-    Close,
     Ending,
     Flags,
     Hello,
-    Message,
     More,
     Round,
     Stream,
@@ -52,63 +49,6 @@ NUM_STORED_VERDICTS = 4
 """Answers kept for rounds that come again after a lost connection."""
 
 
-class State(Enum):
-    """Where a session stands; docs/protocol.md draws the table below."""
-
-    NEW = auto()
-    OPEN = auto()
-    READY = auto()
-    STREAMING = auto()
-    CLOSED = auto()
-
-
-ALLOWED: dict[State, tuple[type[Message], ...]] = {
-    State.NEW: (Hello, Close),
-    State.OPEN: (Begin, Close),
-    State.READY: (Begin, Round, More, Stream, Close),
-    State.STREAMING: (Cancel, Close),
-    State.CLOSED: (),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class EdgeFacts:
-    """What a session needs to know of the LLM."""
-
-    model: str
-    num_ids: int
-    """Ids the tokenizer defines; logits beyond are padding."""
-    vocabulary_hash: Callable[[int], bytes]
-    """count → hash over the first count ids."""
-    context_len: int
-    end_ids: tuple[int, ...]
-    max_gamma: int = messages.MAX_GAMMA
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """Run the model so that `tokens` are in the cache; give rows of the last positions."""
-
-    tokens: Sequence[int]
-    num_rows: int
-
-
-class Rows(Protocol):
-    """Logits of a job's last positions."""
-
-    def law(self, row: int, sampling: Sampling, generated: Sequence[int]) -> Law:
-        """The law after row's position; `generated` are the tokens penalties count."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What to send now, and what to compute next."""
-
-    reply: bytes | None = None
-    job: Job | None = None
-
-
 @dataclass(frozen=True, slots=True)
 class _PendingRound:
     message: Round
@@ -120,9 +60,15 @@ class EdgeSession:
     """One device's session on this edge."""
 
     def __init__(
-        self, facts: EdgeFacts, resume_token: bytes, streams_at: StreamsAt = edge_streams
+        self,
+        facts: EdgeFacts,
+        resume_token: bytes,
+        streams_at: StreamsAt = edge_streams,
+        scheme_of: Callable[[int], Scheme] = scheme_coded,
     ) -> None:
+        """streams_at and scheme_of: where coins and schemes come from; tests and benches differ."""
         self.facts = facts
+        self._scheme_of = scheme_of
         self._streams_at = streams_at
         self.resume_token = resume_token
         self.state = State.NEW
@@ -194,7 +140,7 @@ class EdgeSession:
         return Step(encode(welcome))
 
     def _begin(self, begin: Begin) -> Step:
-        scheme = scheme_coded(begin.scheme_code)
+        scheme = self._scheme_of(begin.scheme_code)
         self._check_tokens(begin.base, begin.prefix_hash, begin.appended)
         num_tokens = begin.base + len(begin.appended)
         if not 1 <= begin.boundary <= num_tokens:

@@ -17,7 +17,7 @@ from device_runtime.protocol.errors import ConfigError, RemoteError
 from device_runtime.protocol.messages import Refusal, Stream, decode, encode
 from device_runtime.protocol.randomness import device_coins
 from device_runtime.protocol.sampling import Sampling
-from device_runtime.protocol.schemes import SCHEMES, scheme_named
+from device_runtime.protocol.schemes import scheme_named
 from device_runtime.transcript import FinishReason, Transcript
 from device_runtime.turn import Counts
 from tests.table_model import TableDrafter, TableEdge, random_table, vocabulary_hash

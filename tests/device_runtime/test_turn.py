@@ -11,8 +11,8 @@ from device_runtime.protocol.device_session import DeviceSession, Generation
 from device_runtime.protocol.randomness import device_coins
 from device_runtime.protocol.sampling import Sampling, to_law
 from device_runtime.protocol.schemes import SCHEMES, scheme_named
-from device_runtime.protocol.schemes.coupled import coupled_token
 from device_runtime.protocol.schemes.base import Place
+from device_runtime.protocol.schemes.coupled import coupled_token
 from device_runtime.turn import Committed, Counts, Origin, Turn
 from tests.table_model import Table, TableDrafter, TableEdge, open_session, random_table
 
@@ -20,6 +20,7 @@ VOCAB = 12
 LLM = random_table(VOCAB, seed=1)
 SLM = (LLM + random_table(VOCAB, seed=2, spread=1.0)).astype(np.float32)
 PROMPT = [3, 1, 4]
+PLAIN = Sampling()
 GREEDY = Sampling(temperature=0.0)
 
 
@@ -49,7 +50,7 @@ def generate(
     return committed, turn
 
 
-def begin(scheme: str, sampling: Sampling = Sampling(), **more: object) -> Generation:
+def begin(scheme: str, sampling: Sampling = PLAIN, **more: object) -> Generation:
     generation = Generation(scheme_named(scheme), sampling, seed=77, end_ids=())
     return replace(generation, **more)  # type: ignore[arg-type]
 

@@ -16,7 +16,7 @@ from aiohttp.test_utils import TestServer
 from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM
 
-from benchmarks.prompts import PROMPTS as PROMPTS
+from benchmarks import prompts
 from device_runtime.generate import write_edge_only, write_split
 from device_runtime.link import EdgeLink, LinkSettings
 from device_runtime.protocol.device_session import Generation
@@ -31,7 +31,9 @@ from edge_server.cli import build
 from edge_server.config import EdgeConfig
 from export import cli as export_cli
 
+PROMPTS = prompts.PROMPTS
 DEMO = Path(__file__).parents[2] / "export" / "demo_pair"
+
 
 @dataclass
 class Pair:

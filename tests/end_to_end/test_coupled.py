@@ -13,7 +13,9 @@ from tests.tiny_models import save_checkpoint, tiny_model
 LAW = Sampling(temperature=1.0)
 
 
-async def check(pair: Pair, bundles: list[Path], gammas: list[int], prompts: int, length: int) -> None:
+async def check(
+    pair: Pair, bundles: list[Path], gammas: list[int], prompts: int, length: int
+) -> None:
     devices = [Pair(pair.name, pair.llm, bundle).device() for bundle in bundles]
     async with running_edge(pair.llm) as url:
         for number in range(prompts):

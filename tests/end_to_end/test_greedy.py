@@ -11,7 +11,9 @@ from tests.end_to_end.pairs import PROMPTS, Pair, running_edge, write
 LOSSLESS = sorted(name for name, scheme in SCHEMES.items() if scheme.lossless)
 
 
-async def check(pair: Pair, schemes: list[str], gammas: list[int], prompts: int, length: int) -> None:
+async def check(
+    pair: Pair, schemes: list[str], gammas: list[int], prompts: int, length: int
+) -> None:
     """Every combination; at the end all three things that can happen to a draft have happened."""
     device = pair.device()
     accepted = rejected = bonus = 0
@@ -56,5 +58,7 @@ async def test_float32_differs_only_where_the_two_best_tokens_nearly_tie(
             row = pair.logits([*prompt_ids, *wanted[:first]])[-1]
             second, best = np.sort(row)[-2:]
             with capsys.disabled():
-                print(f"\n{pair.name}: token {first} of {prompt!r}, top-two gap {best - second:.2e}")
+                print(
+                    f"\n{pair.name}: token {first} of {prompt!r}, top-two gap {best - second:.2e}"
+                )
             assert best - second < 1e-3

@@ -54,7 +54,8 @@ async def test_an_slm_with_fewer_tokens_drafts_from_those(tmp_path: Path) -> Non
     path = folder / "tokenizer.json"
     tokenizer = json.loads(path.read_text())
     first = 1 + max(tokenizer["model"]["vocab"].values())
-    extra = dict(single_word=False, lstrip=False, rstrip=False, normalized=False, special=False)
+    kinds = ("single_word", "lstrip", "rstrip", "normalized", "special")
+    extra = dict.fromkeys(kinds, False)
     tokenizer["added_tokens"] += [
         {"id": first + i, "content": f"<extra{i}>", **extra} for i in range(4)
     ]

@@ -12,7 +12,12 @@ import numpy as np
 from device_runtime.protocol.law import Law
 from device_runtime.protocol.schemes.base import Vocabulary
 from device_runtime.protocol.schemes.known_draft import IntegerLaw
-from device_runtime.protocol.schemes.weights import WEIGHT_BITS, from_indices, to_indices, to_weights
+from device_runtime.protocol.schemes.weights import (
+    WEIGHT_BITS,
+    from_indices,
+    to_indices,
+    to_weights,
+)
 from device_runtime.protocol.wire import BitReader, BitWriter, malformed
 
 _INDEX = np.dtype(">u2")
@@ -33,7 +38,9 @@ class WholeRow:
         bits.put(int.from_bytes(row.tobytes(), "big"), WEIGHT_BITS * vocab.num_ids)
 
     def read(self, bits: BitReader, vocab: Vocabulary) -> IntegerLaw:
-        raw = bits.take(WEIGHT_BITS * vocab.num_ids).to_bytes(_INDEX.itemsize * vocab.num_ids, "big")
+        raw = bits.take(WEIGHT_BITS * vocab.num_ids).to_bytes(
+            _INDEX.itemsize * vocab.num_ids, "big"
+        )
         weights = from_indices(np.frombuffer(raw, _INDEX).astype(np.int64))
         ids = np.flatnonzero(weights)
         if not ids.size:

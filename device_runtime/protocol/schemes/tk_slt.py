@@ -16,7 +16,12 @@ from device_runtime.protocol.bit_arrays import put_array, take_array
 from device_runtime.protocol.law import Ids, Law
 from device_runtime.protocol.schemes.base import Vocabulary
 from device_runtime.protocol.schemes.known_draft import IntegerLaw
-from device_runtime.protocol.schemes.weights import WEIGHT_BITS, from_indices, to_indices, to_weights
+from device_runtime.protocol.schemes.weights import (
+    WEIGHT_BITS,
+    from_indices,
+    to_indices,
+    to_weights,
+)
 from device_runtime.protocol.truncation import heaviest, nucleus
 from device_runtime.protocol.wire import BitReader, BitWriter, malformed
 

@@ -218,9 +218,7 @@ class _At:
     def accepts(self, p: Law, drafted: Drafted, place: Place, streams: Streams) -> bool:
         return self._scheme.accepts(p, drafted, self._place, streams)
 
-    def reject(
-        self, p: Law, drafted: Drafted, place: Place, streams: Streams, ask: Ask
-    ) -> object:
+    def reject(self, p: Law, drafted: Drafted, place: Place, streams: Streams, ask: Ask) -> object:
         return self._scheme.reject(p, drafted, self._place, streams, ask)
 
 
@@ -355,8 +353,7 @@ def test_the_check_fails_when(name: str) -> None:
     # Draws sent again show where few are sent at once, the others where more are.
     num_draws, patience = (1, 2) if name == "draws are re-sent to fresh coins" else (2, 1)
     wrong, right = (
-        deviation(Subject(scheme, COARSE), p, q, num_ids, num_draws, patience)
-        for scheme in MUTANTS[name]
+        deviation(Subject(scheme), p, q, num_ids, num_draws, patience) for scheme in MUTANTS[name]
     )
     assert right < TOLERANCE
     assert wrong > 1e-3
