@@ -56,6 +56,7 @@ async def write_split(
         if transcript.finish_reason is not None:
             break
         data = await asyncio.to_thread(turn.draft, min(gamma, transcript.num_left - 1))
+    transcript.logprobs = turn.logprobs
     _cut(session, transcript)
     drafter.truncate(min(drafter.num_tokens, len(session.tokens)))
 

@@ -34,7 +34,7 @@ from device_runtime.turn import Committed, Counts, Origin, Turn, TurnStep
 class Policy(Protocol):
     """Decides about one token after another."""
 
-    sends_draft: bool
+    sends_draft: ClassVar[bool]
     """Whether a token in doubt goes up to be judged; else the edge is asked for one of its own."""
 
     def keeps(self, logits: Logits, q: Law, token_id: int, coins: Coins) -> bool:
@@ -46,7 +46,7 @@ class Policy(Protocol):
 class Uncertainty:
     """`u-hlm`: keep a token if fewer than `threshold` of its re-samples disagree with it."""
 
-    sends_draft: ClassVar = True
+    sends_draft: ClassVar[bool] = True
     threshold: float = 0.08
     """CU-HLM's fit of the chance of rejection, 0.815 u − 0.066, is 0 at u = 0.081."""
     num_samples: int = 20
@@ -71,7 +71,7 @@ def probs_at(logits: Logits, token_id: int, temperatures: Floats) -> Floats:
 class Improbable:
     """`threshold`: keep a token if its probability under q is at least `threshold`."""
 
-    sends_draft: ClassVar = False
+    sends_draft: ClassVar[bool] = False
     threshold: float = 0.5
     """The paper's value is not known to us: choose by the quality that is needed."""
 

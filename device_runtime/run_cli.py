@@ -35,6 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--chat", action="store_true", help="render the prompt as a chat message")
     parser.add_argument("--threads", type=int, default=0, help="threads of the SLM; 0: all cores")
     parser.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
+    parser.add_argument(
+        "--logprobs", action="store_true",
+        help="with --json: ln of the LLM's probability of each token at temperature 1, or null "
+        "for a last token that the device drew",
+    )  # fmt: skip
     parser.add_argument("--no-stream", action="store_true", help="print the text when it is whole")
 
 
@@ -109,6 +114,7 @@ def config_from(args: argparse.Namespace) -> WriteConfig:
         seed=random_seed() if args.seed is None else args.seed,
         stops=tuple(args.stop),
         pad=args.pad,
+        logprobs=getattr(args, "logprobs", False),
         lossy=args.lossy,
         threshold=args.threshold,
     )

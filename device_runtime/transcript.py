@@ -37,6 +37,8 @@ class Transcript:
     max_tokens: int
     token_ids: list[int] = field(default_factory=list)
     text: str = ""
+    logprobs: dict[int, float] = field(default_factory=dict)
+    """By index of the token; filled where they were asked for."""
     finish_reason: FinishReason | None = None
     started_s: float = field(default_factory=time.monotonic)
     first_token_s: float | None = None

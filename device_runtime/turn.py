@@ -104,6 +104,11 @@ class Turn:
     ) -> None:
         """counts: where this generation's rounds are added; num_draws: for tests of `more`."""
         self.counts = counts
+        self.logprobs: dict[int, float] = {}
+        """ln of the LLM's own probability by index of the generated token, if asked for.
+
+        A corrected token's comes with the next verdict, so the last token may lack it.
+        """
         self._session = session
         self._drafter = drafter
         self._generation = generation
@@ -165,6 +170,8 @@ class Turn:
         base = len(self._session.tokens)
         answer = self._session.receive_verdict(data, self._block)
         self._drafter.truncate(min(self._drafter.num_tokens, base + answer.num_accepted))
+        generated = len(self._session.tokens) - self._session.boundary
+        self.logprobs.update(enumerate(answer.logprobs, generated - len(answer.logprobs)))
         self.counts.accepted += answer.num_accepted
         committed = self._commit_accepted(answer)
         if answer.rejection is None:

@@ -55,6 +55,7 @@ class WriteConfig:
     """Of a lossy scheme; None takes its default."""
     stops: tuple[str, ...] = ()
     pad: bool = False
+    logprobs: bool = False
 
 
 class Device:
@@ -116,7 +117,7 @@ class Answer:
         config = self.config
         self._generation = Generation(
             self._method.scheme, config.sampling, config.seed, end_ids,
-            PAD_BYTES if config.pad else 0,
+            PAD_BYTES if config.pad else 0, config.logprobs,
         )  # fmt: skip
         detokenizer = self._device.tokenizer.detokenizer(self.prompt_ids, config.stops)
         self.transcript = Transcript(detokenizer, frozenset(end_ids), config.max_tokens)
@@ -154,9 +155,11 @@ class Answer:
     def summary(self) -> dict[str, Any]:
         """What `--json` prints. alpha counts judged drafts only; bytes are message payloads."""
         counts, transcript, traffic = self.counts, self.transcript, self._traffic
+        logprobs = [transcript.logprobs.get(i) for i in range(len(transcript.token_ids))]
         return {
             "text": transcript.text,
             "token_ids": transcript.token_ids,
+            **({"logprobs": logprobs} if self.config.logprobs else {}),
             "prompt_tokens": len(self.prompt_ids),
             "rounds": counts.rounds,
             "drafted": counts.drafted,

@@ -99,16 +99,17 @@ class Scheduler(Generic[S]):
 
     async def serve(self) -> None:
         """Run batches until cancelled; a batch in hand is finished first."""
+        thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         try:
-            with ThreadPoolExecutor(1, thread_name_prefix="engine") as thread:
-                while True:
-                    await self._wake.wait()
-                    self._wake.clear()
-                    while self._tidy():
-                        await self._run_batch(thread)
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                while self._tidy():
+                    await self._run_batch(thread)
         finally:
             for request in self._waiting:
                 request.result.cancel()
+            await asyncio.to_thread(thread.shutdown)
 
     def _tidy(self) -> bool:
         """Free slots and drop what nobody waits for; whether a job is left. The engine is idle."""

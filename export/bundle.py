@@ -11,11 +11,14 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from device_runtime.protocol.manifest import FILE_NAME, FORMAT_VERSION, Manifest, sha256
 from export.checkpoint import Checkpoint
 from export.errors import ExportError
-from export.graph_signature import GraphSignature
+
+if TYPE_CHECKING:  # importing onnx would double the time to `tandem export --help`
+    from export.graph_signature import GraphSignature
 
 GRAPH_FILE = "model.onnx"
 TOKENIZER_FILE = "tokenizer.json"

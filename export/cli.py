@@ -80,10 +80,8 @@ def _check_profile(name: str | None) -> None:
     """An unknown profile is refused now; --weights auto will read the profile."""
     if name is None:
         return
-    try:
-        import hw_profiles
-    except ModuleNotFoundError:
-        raise ConfigError("--device needs the package hw_profiles; leave the option out") from None
+    import hw_profiles
+
     try:
         hw_profiles.load(name)
     except hw_profiles.ProfileError as error:

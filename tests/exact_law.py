@@ -10,10 +10,11 @@ from __future__ import annotations
 import itertools
 from collections import defaultdict
 from collections.abc import Callable, Hashable
-from functools import cache
+from functools import cache, partial
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from device_runtime.protocol.grid import Grid
 from device_runtime.protocol.law import Floats, Ids, Law
@@ -60,8 +61,13 @@ class EnumeratedCoins:
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
 
-    def flip(self, chances: Floats) -> np.ndarray:  # type: ignore[type-arg]
-        return np.array([self._tree.decide([1 - c, c]) == 1 for c in np.clip(chances, 0, 1)], bool)
+    def flip(self, chances: Floats) -> NDArray[np.bool_]:
+        return np.array([self.one_flip(chance) for chance in chances.tolist()], bool)
+
+    def one_flip(self, chance: float) -> bool:
+        """True with the chance, clipped to [0, 1]."""
+        chance = min(1.0, max(0.0, chance))
+        return self._tree.decide([1 - chance, chance]) == 1
 
     def draw(self, law: Law, count: int) -> Ids:
         return np.array([self._draw(law) for _ in range(count)], np.int64)
@@ -131,9 +137,8 @@ class _Remembered:
             self._decided[key] = decide()
         return self._decided[key]
 
-    def flip(self, chances: Floats) -> np.ndarray:  # type: ignore[type-arg]
-        one = self._coins.flip
-        flipped = [self._once(lambda c=c: bool(one(np.array([c]))[0])) for c in chances]
+    def flip(self, chances: Floats) -> NDArray[np.bool_]:
+        flipped = [self._once(partial(self._coins.one_flip, chance)) for chance in chances.tolist()]
         return np.array(flipped, bool)
 
     def draw(self, law: Law, count: int) -> Ids:

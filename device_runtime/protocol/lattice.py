@@ -29,7 +29,7 @@ def quantise(probs: Floats, resolution: int) -> Counts:
     or given to, the entries that rounding moved most. At most half of them need it.
     """
     scaled = probs * (resolution / probs.sum())
-    counts = np.floor(scaled + 0.5).astype(np.int64)
+    counts: Counts = np.floor(scaled + 0.5).astype(np.int64)
     surplus = int(counts.sum()) - resolution
     if surplus:
         sign = 1 if surplus > 0 else -1
@@ -94,7 +94,7 @@ def subset_rank(members: Iterable[int]) -> int:
 
 def subset_of_rank(rank: int, count: int) -> list[int]:
     """The `count` members, ascending, of this rank."""
-    members = []
+    members: list[int] = []
     for j in range(count, 0, -1):
         if rank == 0:  # the lowest members there are
             return [*range(j), *reversed(members)]

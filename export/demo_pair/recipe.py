@@ -1,4 +1,4 @@
-"""The numbers of the demo pair: two Llama-shaped models over one vocabulary, and how long they train."""
+"""The numbers of the demo pair: two Llama-shaped models over one vocabulary, and their training."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ class Recipe:
 
 LLM = Recipe(320, 6, 5, 5, 896, num_steps=1400, learning_rate=5e-3)
 SLM = Recipe(
-    128, 2, 4, 2, 352, num_steps=500, learning_rate=6e-3,
-    phases=(Phase(0.85, 8, 512), Phase(0.15, 4, 1024)),
+    128, 2, 4, 2, 352, num_steps=300, learning_rate=6e-3, warmup_steps=30,
+    phases=(Phase(1.0, 4, 1024),),
 )  # fmt: skip
 
 DISTILL_WEIGHT = 0.9

@@ -182,6 +182,7 @@ def load_fp32(folder: Path, device: torch.device) -> LlamaForCausalLM:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The options of the training script."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -194,6 +195,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Tokenizer, LLM, SLM, figures on held-out text; `--only` runs one stage."""
     args = parse_args(argv)
     device = torch.device(args.device)
     args.out.mkdir(parents=True, exist_ok=True)

@@ -23,7 +23,7 @@ from benchmarks.analytic import (
     tk_slt_uplink_bits,
     tokens_per_round,
 )
-from device_runtime.protocol.law import ArrayLaw
+from device_runtime.protocol.law import ArrayLaw, Floats
 from device_runtime.protocol.schemes.base import Place
 from device_runtime.protocol.schemes.coupled import coupled_token
 
@@ -45,7 +45,7 @@ def test_equation_9_gives_table_1_of_dssd(gamma: int) -> None:
     """The table is 20 ms + 8 ms · (1 − α^γ): 16 bits an id, 100 Mbps and V rounded to 50,000."""
     link = DssdLink(50_000, 16, 100e6, 0.020)
     times_ms = [1e3 * link.comm_s(alpha, gamma) for alpha in ALPHAS]
-    assert times_ms == pytest.approx(DSSD_TABLE_1_MS[gamma], abs=0.0101)
+    assert times_ms == pytest.approx(DSSD_TABLE_1_MS[gamma], abs=0.005001)
 
 
 def test_equation_9_with_the_whole_vocabulary_is_close_to_table_1() -> None:
@@ -125,7 +125,7 @@ def test_lattice_numbers_have_the_published_sizes() -> None:
     assert [lattice_bits(OPT, resolution) + 16 for resolution in (240, 720)] == [2_209, 5_467]
 
 
-def random_pair(seed: int) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+def random_pair(seed: int) -> tuple[Floats, Floats]:
     rng = np.random.default_rng(seed)
     return rng.dirichlet(np.full(6, 0.5)), rng.dirichlet(np.full(6, 0.5))
 
@@ -146,7 +146,7 @@ def test_gumbel_coupling_lies_between_its_bounds_and_the_optimum(seed: int) -> N
 def test_coupled_tokens_meet_as_often_as_the_formula_says(seed: int) -> None:
     p, q = random_pair(seed)
     laws = ArrayLaw.dense(p), ArrayLaw.dense(q)
-    places = [Place(11, position) for position in range(4_000)]
+    places = [Place(11, position) for position in range(1_500)]
     met = np.mean([coupled_token(laws[0], at) == coupled_token(laws[1], at) for at in places])
     expected = gumbel_acceptance(p, q)
     deviation = math.sqrt(expected * (1 - expected) / len(places))

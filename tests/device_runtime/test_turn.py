@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -158,3 +159,20 @@ def test_an_edge_that_lost_everything_goes_on_after_begin_again(scheme: str) -> 
                 data = turn.receive(edge.answer(data)).send
         texts.append(list(session.tokens.ids[:60]))
     assert texts[0] == texts[1]
+
+
+def test_logprobs_are_the_llms_own_at_temperature_1() -> None:
+    generation = begin("dssd-thinned", Sampling(temperature=0.7), logprobs=True)
+    committed, turn = generate(*start(), generation, 4, 60)
+    text = [PROMPT[-1], *(token.token_id for token in committed)]
+    known = 0
+    for index, (before, token_id) in enumerate(pairwise(text)):
+        if index not in turn.logprobs:
+            assert index == len(committed) - 1
+            assert committed[-1].origin is Origin.CORRECTED
+            continue
+        row = LLM[before].astype(np.float64)
+        wanted = row[token_id] - np.log(np.exp(row).sum())
+        assert turn.logprobs[index] == pytest.approx(wanted, abs=1e-5)
+        known += 1
+    assert known >= len(committed) - 1

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from device_runtime.protocol.grid import GRID, Grid
 from device_runtime.protocol.law import ArrayLaw, Floats, Ids, Law, prob_of
@@ -77,10 +78,10 @@ DEGENERATE: dict[str, tuple[Sequence[float], Sequence[float]]] = {
     "there is one id": ((1,), (1,)),
 }
 SAMPLINGS = [
-    Sampling(temperature, top_k, top_p, min_p, *penalties)
+    replace(penalties, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     for temperature, top_k, top_p, min_p, penalties in itertools.product(
         (0.0, 0.7, 1.0), (0, 2), (1.0, 0.8), (0.0, 0.15),
-        ((), (1.3, 0.4, 0.2, ((1, 0.7),))),
+        (Sampling(), Sampling(1.0, 0, 1.0, 0.0, 1.3, 0.4, 0.2, ((1, 0.7),))),
     )
 ]  # fmt: skip
 P_LOGITS = np.array([1.0, 0.2, 0.7])
@@ -305,7 +306,7 @@ class WrappedCoins:
     def __init__(self, coins: Coins) -> None:
         self._coins = coins
 
-    def flip(self, chances: Floats) -> np.ndarray:  # type: ignore[type-arg]
+    def flip(self, chances: Floats) -> NDArray[np.bool_]:
         return self._coins.flip(chances)
 
     def draw(self, law: Law, count: int) -> Ids:
@@ -324,7 +325,7 @@ class AlwaysFirst(WrappedCoins):
 
 
 class NeverTrue(WrappedCoins):
-    def flip(self, chances: Floats) -> np.ndarray:  # type: ignore[type-arg]
+    def flip(self, chances: Floats) -> NDArray[np.bool_]:
         return np.zeros(len(chances), bool)
 
 

@@ -1,0 +1,606 @@
+"""The server over real sockets: sessions, refusals, limits, taking over, draining."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from aiohttp import WSCloseCode, WSServerHandshakeError, web
+from aiohttp.test_utils import TestClient, TestServer
+
+from device_runtime.protocol.device_session import DeviceSession, Generation
+from device_runtime.protocol.errors import ErrorCode, RefusedError
+from device_runtime.protocol.messages import (
+    MAX_MESSAGE_BYTES, Cancel, Close, Hello, Refusal, Round, Tokens, Verdict, decode, encode,
+)  # fmt: skip
+from device_runtime.protocol.sampling import Sampling
+from device_runtime.protocol.schemes import SCHEMES, scheme_named
+from device_runtime.protocol.schemes.base import Ask, Drafted
+from edge_server.app import EDGE, drain, make_app
+from edge_server.auth import OPEN_PATHS
+from edge_server.config import EdgeConfig
+from edge_server.connection import TAKEN_OVER
+from tests.edge_client import SESSION_PATH, EdgeClient
+from tests.table_engine import TableEngine
+from tests.table_model import TableDrafter, random_table, vocabulary_hash
+
+VOCAB = 16
+LLM = random_table(VOCAB, seed=1)
+SLM = (LLM + random_table(VOCAB, seed=2, spread=1.0)).astype(np.float32)
+PROMPT = [3, 1, 4, 1, 5]
+GREEDY = Sampling(temperature=0.0)
+COUPLED = Generation(scheme_named("coupled"), Sampling(), seed=7, end_ids=())
+
+Serve = Callable[..., Awaitable[TestClient[Any, Any]]]
+
+
+@pytest.fixture
+def engine() -> TableEngine:
+    return TableEngine(LLM)
+
+
+@pytest.fixture
+async def serve(engine: TableEngine) -> AsyncIterator[Serve]:
+    """Starts the application on a free port; keyword arguments are settings."""
+    clients = []
+
+    async def start(**settings: object) -> TestClient[Any, Any]:
+        config = EdgeConfig(**settings)  # type: ignore[arg-type]
+        client = TestClient(TestServer(make_app(engine, engine.facts(), config)))
+        await client.start_server()
+        clients.append(client)
+        return client
+
+    yield start
+    engine.gate.set()
+    for client in clients:
+        await client.close()
+
+
+def a_session(prompt: list[int] | None = None) -> DeviceSession:
+    session = DeviceSession(VOCAB, vocabulary_hash, "test")
+    session.append(PROMPT if prompt is None else prompt)
+    return session
+
+
+def a_generation(scheme: str = "greedy-draft", sampling: Sampling = GREEDY) -> Generation:
+    return Generation(scheme_named(scheme), sampling, seed=7, end_ids=())
+
+
+async def connect(client: TestClient[Any, Any], **more: Any) -> EdgeClient:
+    return await EdgeClient.connect(client, a_session(**more))
+
+
+def greedy_text(prompt: list[int], count: int) -> list[int]:
+    tokens = list(prompt)
+    for _ in range(count):
+        tokens.append(int(LLM[tokens[-1]].argmax()))
+    return tokens[len(prompt) :]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    for _ in range(1000):
+        if condition():
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError("it did not come about")
+
+
+# sessions that go well
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+async def test_greedy_text_is_the_llm_s_by_every_scheme(serve: Serve, scheme: str) -> None:
+    device = await connect(await serve())
+    written = await device.write(TableDrafter(SLM), a_generation(scheme), 4, 30)
+    if scheme.startswith("dssd") and scheme != "dssd-packed":
+        return  # a greedy law is exact, but rows of 16 bits or draws are drawn by the device
+    assert written == greedy_text(PROMPT, 30)
+
+
+async def test_generations_follow_each_other_and_history_can_shrink(serve: Serve) -> None:
+    device = await connect(await serve())
+    await device.write(TableDrafter(SLM), a_generation(), 4, 10)
+    device.session.truncate(8)
+    device.session.append([2, 2])
+    kept = list(device.session.tokens.ids)
+    written = await device.write(TableDrafter(SLM), a_generation(), 3, 10)
+    assert written == greedy_text(kept, 10)
+
+
+async def test_interleaved_sessions_write_what_each_writes_alone(
+    serve: Serve, engine: TableEngine
+) -> None:
+    client = await serve()
+    prompts = [[i, 3, i] for i in range(8)]
+
+    async def write(prompt: list[int]) -> list[int]:
+        device = await connect(client, prompt=prompt)
+        return await device.write(TableDrafter(SLM), COUPLED, 1 + prompt[0] % 4, 25)
+
+    together = await asyncio.gather(*map(write, prompts))
+    num_batches = len(engine.batches)
+    alone = [await write(prompt) for prompt in prompts]
+    assert together == alone
+    assert num_batches < len(engine.batches) - num_batches  # they did share batches
+
+
+async def test_the_stream_is_the_llm_s_text_and_the_one_coupled_gives(serve: Serve) -> None:
+    client = await serve()
+    device = await connect(client)
+    await device.begin(COUPLED)
+    streamed = await device.stream(20)
+    split = await (await connect(client)).write(TableDrafter(SLM), COUPLED, 4, 20)
+    assert streamed == split
+
+
+async def test_a_stream_can_be_cancelled_and_the_session_goes_on(
+    serve: Serve, engine: TableEngine
+) -> None:
+    device = await connect(await serve())
+    await device.begin(a_generation())
+    await device.socket.send_bytes(device.session.stream(100_000))
+    for _ in range(3):
+        device.session.receive_tokens(await device.receive())
+    await device.socket.send_bytes(device.session.cancel())
+    num_tokens = 0
+    while not (tokens := device.session.receive_tokens(await device.receive())).last:
+        num_tokens += 1
+        assert num_tokens < 400, "the stream went on"
+    assert tokens.ids
+    written = list(device.session.tokens.ids[len(PROMPT) :])
+    assert written == greedy_text(PROMPT, len(written))
+    more = await device.write(TableDrafter(SLM), a_generation(), 4, 5)
+    assert more == greedy_text([*PROMPT, *written], 5)
+
+
+async def test_what_a_stream_does_not_allow_is_refused_while_it_runs(
+    serve: Serve, engine: TableEngine
+) -> None:
+    device = await connect(await serve())
+    await device.begin(a_generation())
+    engine.gate.clear()
+    await device.socket.send_bytes(device.session.stream(3))
+    await device.socket.send_bytes(device.session.begin_again())
+    await device.socket.send_bytes(b"\1\xff")
+    await asyncio.sleep(0.05)
+    engine.gate.set()
+    answers = [decode(await device.receive()) for _ in range(5)]
+    refused = [answer.code for answer in answers if isinstance(answer, Refusal)]
+    assert refused == [ErrorCode.UNEXPECTED_MESSAGE, ErrorCode.MALFORMED]
+    tokens = [i for answer in answers if isinstance(answer, Tokens) for i in answer.ids]
+    assert tokens == greedy_text(PROMPT, 3)
+
+
+# what is refused leaves the session unharmed
+
+
+async def test_a_repeated_round_gets_the_same_verdict(serve: Serve) -> None:
+    device = await connect(await serve())
+    await device.begin(COUPLED)
+    data = device.session.round([Drafted(2), Drafted(3)], Ask())
+    first = await device.exchange(data)
+    assert isinstance(decode(first), Verdict)
+    assert await device.exchange(data) == first
+
+
+async def test_altered_skipped_and_older_rounds_are_refused(serve: Serve) -> None:
+    device = await connect(await serve())
+    await device.begin(a_generation())
+    right = greedy_text(PROMPT, 20)
+    for number in range(6):
+        block = [Drafted(token_id) for token_id in right[2 * number : 2 * number + 1]]
+        data = device.session.round(block, Ask())
+        message = decode(data)
+        assert isinstance(message, Round)
+        if number == 0:
+            oldest = data
+        skipped = Round(0, number + 1, message.base, message.prefix_hash, (), 0, 0, b"")
+        assert await device.refusal(skipped) is ErrorCode.WRONG_ROUND
+        answer = device.session.receive_verdict(await device.exchange(data), block)
+        assert (answer.num_accepted, answer.next_token) == (1, right[2 * number + 1])
+        altered = Round(0, number, message.base, message.prefix_hash, (), 0, 0, b"")
+        assert await device.refusal(altered) is ErrorCode.WRONG_ROUND
+    assert await device.refusal(oldest) is ErrorCode.WRONG_ROUND  # its verdict is forgotten
+    assert list(device.session.tokens.ids[len(PROMPT) :]) == right[:12]
+
+
+async def test_wrong_token_ids_are_refused(serve: Serve) -> None:
+    client = await serve()
+    device = await connect(client, prompt=[1, VOCAB])
+    assert await device.refusal(device.session.begin(a_generation())) is ErrorCode.BAD_TOKEN_ID
+    device.session.truncate(1)
+    device.session.forget_edge()
+    await device.begin(a_generation())
+    bad = Round(0, 0, 1, device.session.tokens.prefix_hash(1), (VOCAB,), 0, 0, b"")
+    assert await device.refusal(bad) is ErrorCode.BAD_TOKEN_ID
+    assert await device.stream(5) == greedy_text([1], 5)
+
+
+async def test_after_a_wrong_prefix_all_tokens_help(serve: Serve) -> None:
+    device = await connect(await serve())
+    await device.write(TableDrafter(SLM), a_generation(), 4, 10)
+    session = device.session
+    wrong = Round(*session._next, len(session.tokens), 12345, (), 0, 0, b"")
+    assert await device.refusal(wrong) is ErrorCode.WRONG_PREFIX
+    session.forget_edge()
+    session.receive_begun(await device.exchange(session.begin_again()))
+    kept = list(session.tokens.ids)
+    assert await device.stream(5) == greedy_text(kept, 5)
+
+
+async def test_rubbish_is_refused_and_the_session_goes_on(serve: Serve) -> None:
+    device = await connect(await serve(max_refusals=1000))
+    await device.begin(a_generation())
+    rng = np.random.default_rng(0)
+    for length in (0, 1, 2, 3, 10, 1000):
+        for kind in range(16):
+            data = bytes([1, kind]) + rng.bytes(length)
+            if kind in (12, 14) or data[:2] == b"\1\n":  # Cancel, Close and Stream can be right
+                continue
+            assert isinstance(await device.refusal(data), ErrorCode)
+    await device.socket.send_str("hello")
+    assert decode(await device.receive()) == Refusal(ErrorCode.MALFORMED)
+    assert await device.stream(5) == greedy_text(PROMPT, 5)
+
+
+async def test_a_client_that_only_sends_rubbish_is_sent_away_and_others_notice_nothing(
+    serve: Serve,
+) -> None:
+    client = await serve(max_refusals=5)
+    good, bad = await connect(client), await connect(client)
+    await good.begin(a_generation())
+    await bad.begin(a_generation())
+    for _ in range(5):
+        assert await bad.refusal(b"\1\6rubbish") is not None
+    assert await bad.close_code() == WSCloseCode.POLICY_VIOLATION
+    assert await good.stream(10) == greedy_text(PROMPT, 10)
+
+
+async def test_refusals_count_only_in_a_row(serve: Serve) -> None:
+    device = await connect(await serve(max_refusals=2))
+    for _ in range(5):
+        assert await device.refusal(b"rubbish") is ErrorCode.UNSUPPORTED_VERSION
+        await device.begin(a_generation())
+
+
+async def test_an_oversized_message_closes_the_connection_and_harms_nobody(serve: Serve) -> None:
+    client = await serve()
+    good, bad = await connect(client), await connect(client)
+    with suppress(ConnectionError):  # the edge hangs up at the frame's header
+        await bad.socket.send_bytes(bytes(MAX_MESSAGE_BYTES + 10))
+    assert await bad.close_code() in (WSCloseCode.MESSAGE_TOO_BIG, WSCloseCode.ABNORMAL_CLOSURE)
+    await good.begin(a_generation())
+    assert await good.stream(10) == greedy_text(PROMPT, 10)
+
+
+async def test_too_many_messages_at_once_close_the_connection(
+    serve: Serve, engine: TableEngine
+) -> None:
+    device = await connect(await serve())
+    engine.gate.clear()
+    for _ in range(20):
+        await device.socket.send_bytes(device.session.begin(a_generation()))
+    assert await device.close_code() == WSCloseCode.POLICY_VIOLATION
+
+
+async def test_a_bug_becomes_one_code_and_the_log_holds_no_text(
+    serve: Serve, engine: TableEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = await serve()
+    good, bad = await connect(client), await connect(client, prompt=[11])
+    engine.fail, engine.poison = RuntimeError("secret words"), 11
+    code = await bad.refusal(bad.session.begin(a_generation()))
+    assert code is ErrorCode.INTERNAL
+    assert await bad.close_code() == WSCloseCode.INTERNAL_ERROR
+    assert "RuntimeError" in caplog.text
+    assert "secret" not in caplog.text
+    await good.begin(a_generation())
+    assert await good.stream(5) == greedy_text(PROMPT, 5)
+    engine.fail = None
+    again = await EdgeClient.connect(client, bad.session)
+    assert bad.session.facts.resumed
+    again.session.receive_begun(await again.exchange(again.session.begin_again()))
+    assert await again.stream(5) == greedy_text([11], 5)
+
+
+@pytest.mark.parametrize("message", [Cancel(), Round(0, 0, 0, 0, (), 0, 0, b"")])
+async def test_the_first_message_must_be_a_hello(serve: Serve, message: Any) -> None:
+    client = await serve()
+    socket = await client.ws_connect(SESSION_PATH)
+    await socket.send_bytes(encode(message))
+    answer = decode((await socket.receive()).data)
+    assert answer == Refusal(ErrorCode.UNEXPECTED_MESSAGE)
+    assert len(client.app[EDGE].registry) == 0
+    await EdgeClient(socket, a_session()).exchange(encode(Hello("late", VOCAB)))
+
+
+# limits
+
+
+async def test_more_sessions_than_allowed_are_told_to_come_back(serve: Serve) -> None:
+    client = await serve(max_sessions=2)
+    first, _ = await connect(client), await connect(client)
+    with pytest.raises(RefusedError) as refusal:
+        await connect(client)
+    assert refusal.value.code is ErrorCode.BUSY
+    assert refusal.value.retry_after_s > 0
+    await first.socket.send_bytes(first.session.close())
+    assert await first.close_code() == WSCloseCode.OK
+    await connect(client)
+
+
+async def test_a_session_that_waits_for_its_client_makes_room(serve: Serve) -> None:
+    client = await serve(max_sessions=2)
+    first, second = await connect(client), await connect(client)
+    await first.socket.close()
+    registry = client.app[EDGE].registry
+    await until(lambda: any(held.owner is None for held in registry._held.values()))
+    await connect(client)
+    await EdgeClient.connect(client, second.session)  # still there
+    assert second.session.facts.resumed
+    with pytest.raises(RefusedError):  # its place is taken
+        await EdgeClient.connect(client, first.session)
+
+
+async def test_more_connections_than_twice_the_sessions_are_refused(serve: Serve) -> None:
+    client = await serve(max_sessions=1)
+    for _ in range(2):
+        await client.ws_connect(SESSION_PATH)
+    with pytest.raises(WSServerHandshakeError, match="503"):
+        await client.ws_connect(SESSION_PATH)
+
+
+async def test_a_full_queue_refuses_and_changes_nothing(serve: Serve, engine: TableEngine) -> None:
+    client = await serve(max_queue=1)
+    first, second = await connect(client), await connect(client)
+    engine.gate.clear()
+    await first.socket.send_bytes(first.session.begin(a_generation()))
+    await until(lambda: len(engine.batches) == 1)
+    begin = second.session.begin(a_generation())
+    answer = decode(await second.exchange(begin))
+    assert isinstance(answer, Refusal)
+    assert answer.code is ErrorCode.BUSY
+    assert answer.retry_after_s > 0
+    engine.gate.set()
+    first.session.receive_begun(await first.receive())
+    second.session.receive_begun(await second.exchange(begin))
+
+
+async def test_who_says_nothing_is_sent_away(serve: Serve) -> None:
+    client = await serve(hello_timeout_s=0.05, idle_timeout_s=0.3)
+    silent = EdgeClient(await client.ws_connect(SESSION_PATH), a_session())
+    assert await silent.close_code() == WSCloseCode.POLICY_VIOLATION
+    device = await connect(client)
+    await asyncio.sleep(0.1)
+    await device.begin(a_generation())  # after a hello there is more time
+    assert await device.close_code() == WSCloseCode.POLICY_VIOLATION
+
+
+async def test_a_client_that_waits_for_its_answer_is_not_idle(
+    serve: Serve, engine: TableEngine
+) -> None:
+    device = await connect(await serve(idle_timeout_s=0.05))
+    engine.gate.clear()
+    await device.socket.send_bytes(device.session.begin(a_generation()))
+    await asyncio.sleep(0.3)
+    engine.gate.set()
+    device.session.receive_begun(await device.receive())
+
+
+# connections that are lost
+
+
+async def test_a_dropped_connection_is_resumed_where_it_was(serve: Serve) -> None:
+    client = await serve()
+    device = await connect(client)
+    await device.begin(COUPLED)
+    data = device.session.round([Drafted(2)], Ask())
+    lost = await device.exchange(data)
+    device.socket._response.connection.transport.abort()  # type: ignore[union-attr]
+    again = await EdgeClient.connect(client, device.session)
+    assert again.session.facts.resumed
+    assert await again.exchange(data) == lost
+    again.session.receive_verdict(lost, [Drafted(2)])
+
+
+async def test_a_newer_connection_takes_the_session_over(serve: Serve, engine: TableEngine) -> None:
+    client = await serve()
+    old = await connect(client)
+    await old.begin(a_generation())
+    engine.gate.clear()
+    data = old.session.round([Drafted(2)], Ask())
+    await old.socket.send_bytes(data)
+    await until(lambda: len(engine.batches) == 2)
+    new = await EdgeClient.connect(client, old.session)
+    assert new.session.facts.resumed
+    assert await old.close_code() == TAKEN_OVER
+    await new.socket.send_bytes(data)
+    engine.gate.set()
+    assert isinstance(decode(await new.receive()), Verdict)
+    assert len(client.app[EDGE].registry) == 1
+
+
+async def test_a_stream_that_was_cut_can_be_asked_for_again(serve: Serve) -> None:
+    client = await serve()
+    device = await connect(client)
+    await device.begin(a_generation())
+    await device.socket.send_bytes(device.session.stream(100_000))
+    device.session.receive_tokens(await device.receive())
+    await device.socket.close()
+    again = await EdgeClient.connect(client, device.session)
+    again.session.receive_begun(await again.exchange(again.session.begin_again()))
+    kept = list(again.session.tokens.ids)
+    assert await again.stream(5) == greedy_text(kept, 5)
+
+
+async def test_an_unknown_token_or_another_client_s_opens_a_new_session(
+    serve: Serve, tmp_path: Path
+) -> None:
+    tokens = ["a" * 20, "b" * 20]
+    (tmp_path / "tokens").write_text("\n".join(tokens))
+    client = await serve(tokens_file=str(tmp_path / "tokens"))
+    session = a_session()
+    await EdgeClient.connect(client, session, tokens[0])
+    stolen = session.facts.resume_token
+    assert len(stolen) == 16
+    other = await EdgeClient.connect(client, session, tokens[1])
+    assert not other.session.facts.resumed
+    assert other.session.facts.resume_token != stolen
+
+
+async def test_a_session_nobody_comes_back_for_is_forgotten(
+    serve: Serve, engine: TableEngine
+) -> None:
+    client = await serve(resume_ttl_s=0.05)
+    device = await connect(client)
+    await device.begin(a_generation())
+    await device.socket.close()
+    registry = client.app[EDGE].registry
+    await until(lambda: any(held.owner is None for held in registry._held.values()))
+    await asyncio.sleep(0.06)
+    again = await EdgeClient.connect(client, device.session)
+    assert not again.session.facts.resumed
+    await until(lambda: len(engine.dropped) == 1)
+
+
+async def test_sessions_that_come_and_go_leave_nothing_behind(
+    serve: Serve, engine: TableEngine
+) -> None:
+    client = await serve()
+    edge = client.app[EDGE]
+    for _ in range(30):
+        device = await connect(client)
+        await device.begin(a_generation())
+        await device.socket.send_bytes(encode(Close()))
+        assert await device.close_code() == WSCloseCode.OK
+    await until(lambda: len(engine.dropped) == 30 and not edge.connections)
+    assert len(edge.registry) == 0
+    names = [task.get_name() for task in asyncio.all_tasks()]
+    assert len([name for name in names if name.startswith("Task-")]) < 8
+
+
+# draining
+
+
+async def test_draining_finishes_the_round_in_hand_and_refuses_new_ones(
+    serve: Serve, engine: TableEngine
+) -> None:
+    client = await serve()
+    busy, idle, fresh = [await connect(client) for _ in range(3)]
+    await busy.begin(a_generation())
+    engine.gate.clear()
+    await busy.socket.send_bytes(busy.session.round([Drafted(2)], Ask()))
+    await until(lambda: len(engine.batches) == 2)
+    draining = asyncio.create_task(drain(client.app))
+    assert await idle.close_code() == WSCloseCode.GOING_AWAY
+    assert await fresh.close_code() == WSCloseCode.GOING_AWAY
+    assert (await client.get("/readyz")).status == 503
+    assert (await client.get("/healthz")).status == 200
+    with pytest.raises(WSServerHandshakeError, match="503"):
+        await client.ws_connect(SESSION_PATH)
+    engine.gate.set()
+    busy.session.receive_verdict(await busy.receive(), [Drafted(2)])
+    await draining
+    assert await busy.close_code() == WSCloseCode.GOING_AWAY
+
+
+async def test_a_message_behind_the_round_in_hand_is_refused_while_draining(
+    serve: Serve, engine: TableEngine
+) -> None:
+    client = await serve()
+    device = await connect(client)
+    engine.gate.clear()
+    await device.socket.send_bytes(device.session.begin(a_generation()))
+    await until(lambda: len(engine.batches) == 1)
+    connection = next(iter(client.app[EDGE].connections))
+    connection._draining = True
+    await device.socket.send_bytes(encode(Hello("again", VOCAB)))
+    engine.gate.set()
+    device.session.receive_begun(await device.receive())
+    assert decode(await device.receive()) == Refusal(ErrorCode.DRAINING)
+    assert await device.close_code() == WSCloseCode.GOING_AWAY
+
+
+async def test_draining_ends_streams_early(serve: Serve) -> None:
+    client = await serve()
+    device = await connect(client)
+    await device.begin(a_generation())
+    await device.socket.send_bytes(device.session.stream(1 << 20))
+    device.session.receive_tokens(await device.receive())
+    await drain(client.app)
+    while not device.session.receive_tokens(await device.receive()).last:
+        pass
+    assert await device.close_code() == WSCloseCode.GOING_AWAY
+
+
+async def test_draining_does_not_wait_for_ever(serve: Serve, engine: TableEngine) -> None:
+    client = await serve(drain_timeout_s=0.05)
+    device = await connect(client)
+    engine.gate.clear()
+    await device.socket.send_bytes(device.session.begin(a_generation()))
+    await until(lambda: len(engine.batches) == 1)
+    await asyncio.wait_for(drain(client.app), 5)
+    assert await device.close_code() == WSCloseCode.GOING_AWAY
+
+
+# who may speak
+
+
+def every_path(app: web.Application) -> set[tuple[str, str]]:
+    return {
+        (route.method, route.resource.canonical)
+        for route in app.router.routes()
+        if route.resource is not None
+    }
+
+
+async def test_every_route_but_the_health_checks_needs_a_token(
+    serve: Serve, tmp_path: Path
+) -> None:
+    good = "only-for-this-test"
+    (tmp_path / "tokens").write_text(f"# mine\n{good}  # the first\n\nanother-long-token\n")
+    client = await serve(tokens_file=str(tmp_path / "tokens"))
+    paths = every_path(client.app)
+    assert ("GET", SESSION_PATH) in paths
+    for method, path in paths | {("GET", "/nothing"), ("POST", SESSION_PATH)}:
+        for header in (
+            "",
+            "Bearer",
+            "Bearer wrong-token-wrong",
+            f"Basic {good}",
+            f"Bearer {good}x",
+        ):
+            headers = {"Authorization": header} if header else {}
+            status = (await client.request(method, path, headers=headers)).status
+            assert status == (200 if path in OPEN_PATHS else 401), (method, path, header)
+        allowed = await client.request(method, path, headers={"Authorization": f"Bearer {good}"})
+        assert allowed.status != 401
+    await EdgeClient.connect(client, a_session(), good)
+    await EdgeClient.connect(client, a_session(), "another-long-token")
+
+
+async def test_tokens_never_reach_the_log(
+    serve: Serve, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    (tmp_path / "tokens").write_text("only-for-this-test")
+    client = await serve(tokens_file=str(tmp_path / "tokens"))
+    device = await EdgeClient.connect(client, a_session(), "only-for-this-test")
+    with pytest.raises(WSServerHandshakeError):
+        await client.ws_connect(SESSION_PATH, headers={"Authorization": "Bearer wrong-token-wrong"})
+    assert "session 1" in caplog.text
+    for secret in ("only-for-this", "wrong-token", device.session.facts.resume_token.hex()):
+        assert secret not in caplog.text
+
+
+async def test_a_plain_request_to_the_session_route_is_no_server_error(serve: Serve) -> None:
+    client = await serve()
+    assert (await client.get(SESSION_PATH)).status == 400
+    assert (await client.get("/readyz")).status == 200

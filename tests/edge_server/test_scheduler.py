@@ -1,0 +1,201 @@
+"""Continuous batching: what waits runs together, nobody is lost, one failure is one job's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import pytest
+
+from device_runtime.protocol.edge_session import Job
+from device_runtime.protocol.errors import ErrorCode
+from edge_server.scheduler import BusyError, Scheduler
+from tests.table_engine import TableEngine, TableSlot
+from tests.table_model import random_table
+
+ENGINE_TABLE = random_table(20, seed=1)
+
+
+def a_scheduler(engine: TableEngine, **limits: int) -> Scheduler[TableSlot]:
+    settings = {"max_queue": 100, "max_rows": 8, "max_tokens": 300, "prefill_tokens": 100}
+    return Scheduler(engine, **(settings | limits))
+
+
+@asynccontextmanager
+async def serving(scheduler: Scheduler[TableSlot]) -> AsyncIterator[None]:
+    task = asyncio.create_task(scheduler.serve())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    for _ in range(1000):
+        if condition():
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError("it did not come about")
+
+
+def start(*works: Awaitable[Any]) -> list[asyncio.Future[Any]]:
+    return [asyncio.ensure_future(work) for work in works]
+
+
+async def test_jobs_that_come_while_a_batch_runs_form_the_next_one() -> None:
+    engine = TableEngine(ENGINE_TABLE)
+    scheduler = a_scheduler(engine)
+    async with serving(scheduler):
+        engine.gate.clear()
+        first = start(scheduler.run(scheduler.open(), Job((1, 2), 1)))
+        await until(lambda: len(engine.batches) == 1)
+        later = start(*(scheduler.run(scheduler.open(), Job((3, i), 1)) for i in range(5)))
+        await until(lambda: scheduler.num_waiting == 6)
+        engine.gate.set()
+        await asyncio.gather(*first, *later)
+    assert [len(batch) for batch in engine.batches] == [1, 5]
+    assert scheduler.num_waiting == 0
+
+
+async def test_a_long_prompt_runs_in_chunks_and_gives_its_rows_at_the_end() -> None:
+    engine = TableEngine(ENGINE_TABLE)
+    scheduler = a_scheduler(engine)
+    prompt = tuple(i % 20 for i in range(700))
+    async with serving(scheduler):
+        rows = await scheduler.run(scheduler.open(), Job(prompt, 2))
+    assert [(len(job.tokens), job.num_rows) for (job,) in engine.batches] == [
+        (300, 0),
+        (600, 0),
+        (700, 2),
+    ]
+    assert all(job.tokens == prompt[: len(job.tokens)] for (job,) in engine.batches)
+    assert rows is not None
+
+
+async def test_rounds_run_beside_the_chunks_of_a_prompt() -> None:
+    engine = TableEngine(ENGINE_TABLE)
+    scheduler = a_scheduler(engine)
+    slot = scheduler.open()
+    async with serving(scheduler):
+        prompt = start(scheduler.run(scheduler.open(), Job((0,) * 4000, 0)))
+        await until(lambda: len(engine.batches) > 0)
+        for n in range(1, 6):
+            await scheduler.run(slot, Job((1,) * n, 1))
+        assert not prompt[0].done()
+        await prompt[0]
+    beside = [batch for batch in engine.batches if len(batch) == 2]
+    assert len(beside) >= 4
+    assert all({job.num_rows for job in batch} == {0, 1} for batch in beside)
+
+
+async def test_the_job_of_a_vanished_session_is_dropped() -> None:
+    engine = TableEngine(ENGINE_TABLE)
+    scheduler = a_scheduler(engine)
+    async with serving(scheduler):
+        engine.gate.clear()
+        in_hand, waiting, other = start(
+            scheduler.run(scheduler.open(), Job((1,), 1)),
+            scheduler.run(scheduler.open(), Job((2,), 1)),
+            scheduler.run(scheduler.open(), Job((3,), 1)),
+        )
+        await until(lambda: len(engine.batches) == 1)
+        late, survivor = start(
+            scheduler.run(scheduler.open(), Job((4,), 1)),
+            scheduler.run(scheduler.open(), Job((5,), 1)),
+        )
+        await asyncio.sleep(0)
+        for job in (in_hand, late):
+            job.cancel()
+        engine.gate.set()
+        await asyncio.gather(waiting, other, survivor)
+    assert [job.tokens for batch in engine.batches for job in batch] == [(1,), (2,), (3,), (5,)]
+
+
+async def test_a_full_queue_refuses_with_a_time_to_come_back() -> None:
+    engine = TableEngine(ENGINE_TABLE)
+    scheduler = a_scheduler(engine, max_queue=3)
+    async with serving(scheduler):
+        engine.gate.clear()
+        jobs = start(*(scheduler.run(scheduler.open(), Job((i,), 1)) for i in range(3)))
+        await until(lambda: scheduler.num_waiting == 3)
+        with pytest.raises(BusyError) as refusal:
+            scheduler.admit()
+        assert refusal.value.code is ErrorCode.BUSY
+        assert refusal.value.retry_after_s > 0
+        engine.gate.set()
+        await asyncio.gather(*jobs)
+        scheduler.admit()
+
+
+async def test_a_failure_is_only_the_job_s_that_causes_it() -> None:
+    engine = TableEngine(ENGINE_TABLE)
+    engine.fail, engine.poison = RuntimeError("out of luck"), 13
+    scheduler = a_scheduler(engine)
+    async with serving(scheduler):
+        good, bad, also_good = start(
+            scheduler.run(scheduler.open(), Job((1,), 1)),
+            scheduler.run(scheduler.open(), Job((2, 13), 1)),
+            scheduler.run(scheduler.open(), Job((3,), 1)),
+        )
+        with pytest.raises(RuntimeError, match="out of luck"):
+            await bad
+        await asyncio.gather(good, also_good)
+        assert scheduler.healthy
+        assert [len(batch) for batch in engine.batches] == [3, 1, 1, 1]
+        with pytest.raises(RuntimeError):
+            await scheduler.run(scheduler.open(), Job((13,), 1))
+        assert not scheduler.healthy
+
+
+async def test_a_slot_is_freed_when_the_engine_is_idle() -> None:
+    engine = TableEngine(ENGINE_TABLE)  # its drop() asserts that nothing runs
+    scheduler = a_scheduler(engine)
+    async with serving(scheduler):
+        slot = scheduler.open()
+        engine.gate.clear()
+        (job,) = start(scheduler.run(slot, Job((1, 2, 3), 1)))
+        await until(lambda: len(engine.batches) == 1)
+        job.cancel()
+        scheduler.close(slot)
+        await asyncio.sleep(0.02)
+        assert engine.dropped == []
+        engine.gate.set()
+        await until(lambda: engine.dropped == [slot])
+        assert slot.tokens == ()
+
+
+async def test_after_an_eviction_the_engine_is_asked_again() -> None:
+    engine = TableEngine(ENGINE_TABLE)
+    scheduler = a_scheduler(engine)
+    slot, text = scheduler.open(), (4,) * 900
+    async with serving(scheduler):
+        await scheduler.run(slot, Job(text, 0))
+        engine.gate.clear()
+        before = len(engine.batches)
+        other, mine = start(
+            scheduler.run(scheduler.open(), Job((1,), 1)), scheduler.run(slot, Job(text, 1))
+        )
+        await until(lambda: len(engine.batches) == before + 1)
+        # Both run at once; the next job of the evicted slot must be cut into chunks again.
+        engine.gate.set()
+        await asyncio.gather(other, mine)
+        slot.tokens = ()
+        engine.num_evictions += 1
+        await scheduler.run(slot, Job(text, 1))
+    assert [len(batch[0].tokens) for batch in engine.batches[-3:]] == [300, 600, 900]
+
+
+async def test_who_still_waits_at_the_end_is_told() -> None:
+    engine = TableEngine(ENGINE_TABLE)
+    scheduler = a_scheduler(engine)
+    async with serving(scheduler):
+        engine.gate.clear()
+        jobs = start(*(scheduler.run(scheduler.open(), Job((i,), 1)) for i in range(2)))
+        await until(lambda: len(engine.batches) == 1)
+        asyncio.get_running_loop().call_later(0.05, engine.gate.set)
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.gather(*jobs)
