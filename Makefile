@@ -1,9 +1,10 @@
 # Every target installs what it needs into .venv first; with nothing changed, pip is not run again.
-# PYTHON=python3.12 picks the Python for .venv. TORCH_INDEX= (empty) takes torch from PyPI, which on
-# Linux is the CUDA build of several gigabytes. ARGS are passed on: make demo ARGS=--help
+# PYTHON=python3.12 picks the Python for .venv. pip's default build of torch for Linux brings CUDA,
+# several gigabytes; TORCH_INDEX=URL takes torch from the index of another build, such as PyTorch's
+# own for CPUs. ARGS are passed on: make demo ARGS=--help
 
 PYTHON ?= python3
-TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt

@@ -65,6 +65,10 @@ VERBS = {
 }
 
 
+RUN_ANYWHERE = ("doctor", "profiles")
+"""Verbs that a 32-bit Python may run: they say what is wrong with it."""
+
+
 class CommandError(TandemError):
     """This installation or this machine cannot run the command."""
 
@@ -128,7 +132,8 @@ def _guarded(name: str, arguments: list[str], *, verbose: bool) -> int:
     """Run a verb; what a user can mend becomes one line on stderr, a bug stays a traceback."""
     args = argparse.Namespace(verbose=verbose)
     try:
-        _require_64_bit()
+        if name not in RUN_ANYWHERE:
+            _require_64_bit()
         status = _run_verb(name, arguments, args)
         sys.stdout.flush()
     except KeyboardInterrupt:

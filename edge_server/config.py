@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from device_runtime.protocol.errors import ConfigError
+from edge_server.plan import ROUND_TOKENS
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -81,6 +82,11 @@ class EdgeConfig:
         ):  # fmt: skip
             if not 0 < getattr(self, name) < float("inf"):
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be positive")
+        if self.max_batch_tokens - self.prefill_tokens < ROUND_TOKENS:
+            raise ConfigError(
+                f"prefill_tokens is {self.prefill_tokens}; it must leave {ROUND_TOKENS} of "
+                f"max_batch_tokens ({self.max_batch_tokens}) to rounds"
+            )
         if bool(self.tls_cert) != bool(self.tls_key):
             raise ConfigError("TLS needs both a certificate and its key (--tls-cert, --tls-key)")
         if not (self.tokens_file or self.insecure or is_loopback(self.host)):

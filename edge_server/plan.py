@@ -13,6 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 
+ROUND_TOKENS = 128
+"""A job with at most so many new tokens runs in one go: the largest block and what came before."""
+
+
 @dataclass(frozen=True, slots=True)
 class Waiting:
     """A job as the plan sees it."""

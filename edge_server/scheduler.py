@@ -20,12 +20,9 @@ from device_runtime.protocol.errors import ErrorCode, RemoteError
 from edge_server.cache import BLOCK_LEN
 from edge_server.engine import TargetEngine
 from edge_server.failures import describe
-from edge_server.plan import Limits, Share, Waiting, plan
+from edge_server.plan import ROUND_TOKENS, Limits, Share, Waiting, plan
 
 S = TypeVar("S")
-
-ROUND_TOKENS = 128
-"""A job with at most so many new tokens runs in one go: the largest block and what came before."""
 
 logger = logging.getLogger(__name__)
 

@@ -211,6 +211,22 @@ def emitted_law(
     return np.array([law.get(token_id, 0.0) for token_id in range(num_ids)])
 
 
+def deviation(
+    scheme: Scheme,
+    p: Law,
+    q: Law,
+    num_ids: int,
+    num_draws: int = 1,
+    patience: int = 1,
+    grid: Grid | None = None,
+) -> float:
+    """The largest error of the emitted law; arguments as of `emitted_law`."""
+    emitted = emitted_law(
+        scheme, p, q, num_ids, num_draws=num_draws, patience=patience, grid=grid
+    )  # fmt: skip
+    return float(np.abs(emitted - p.prob(np.arange(num_ids))).max())
+
+
 def evidence_sent(scheme: Scheme, drafted: Drafted, vocab: Vocabulary) -> Drafted:
     """What the edge reads of a drafted token."""
     bits = BitWriter()

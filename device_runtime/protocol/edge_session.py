@@ -12,38 +12,34 @@ list is the truth: this side only mirrors it, so any edge can go on after a `Beg
 from __future__ import annotations
 
 import hashlib
-import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from device_runtime.protocol import messages
+from device_runtime.protocol.edge_codec import own_logprobs, read_block, to_verdict
 from device_runtime.protocol.edge_states import ALLOWED, EdgeFacts, Job, Rows, State, Step
 from device_runtime.protocol.errors import ErrorCode, RemoteError
-from device_runtime.protocol.law import Law, prob_of
+from device_runtime.protocol.law import Law
 from device_runtime.protocol.messages import (
     Begin,
     Begun,
     Cancel,
-    Ending,
     Flags,
     Hello,
     More,
     Round,
     Stream,
     Tokens,
-    Verdict,
     Welcome,
     encode,
     pad_verdict,
 )  # fmt: skip
 from device_runtime.protocol.randomness import edge_streams
-from device_runtime.protocol.sampling import Sampling
 from device_runtime.protocol.schemes import scheme_coded
 from device_runtime.protocol.schemes.base import Ask, Drafted, Scheme, TokenReply, Vocabulary
 from device_runtime.protocol.tokens import TokenList
 from device_runtime.protocol.verify import Judgement, RoundKey, StreamsAt, judge_block, reject_again
-from device_runtime.protocol.wire import BitReader, Writer
 
 NUM_STORED_VERDICTS = 4
 """Answers kept for rounds that come again after a lost connection."""
@@ -177,7 +173,7 @@ class EdgeSession:
             raise RemoteError(ErrorCode.TOO_LARGE, f"gamma {message.gamma}")
         if num_tokens + message.gamma > self.facts.context_len:
             raise RemoteError(ErrorCode.CONTEXT_FULL, f"context {self.facts.context_len}")
-        block = self._read_block(message, scheme)
+        block = read_block(message, scheme, self._vocab)
         self._pending = _PendingRound(message, block, digest)
         tokens = (
             *self.tokens.ids[: message.base],
@@ -205,15 +201,6 @@ class EdgeSession:
         if any(token_id >= self.facts.num_ids for token_id in appended):
             raise RemoteError(ErrorCode.BAD_TOKEN_ID, f"ids must be below {self.facts.num_ids}")
 
-    def _read_block(self, message: Round, scheme: Scheme) -> tuple[Drafted, ...]:
-        bits = BitReader(message.block)
-        ids = [bits.take(self._vocab.id_bits) for _ in range(message.gamma)]
-        if any(token_id >= self._vocab.num_ids for token_id in ids):
-            raise RemoteError(ErrorCode.BAD_TOKEN_ID, f"ids must be below {self._vocab.num_ids}")
-        block = scheme.read_evidence(bits, ids, self._vocab)
-        bits.finish(padded=True)
-        return block
-
     # commit
 
     def _judge(self, pending: _PendingRound, rows: Rows) -> bytes:
@@ -234,7 +221,8 @@ class EdgeSession:
             bonus=Flags.NO_BONUS not in message.flags, streams_at=self._streams_at,
         )  # fmt: skip
         self._advance(message, pending.block, judgement)
-        logprobs = self._logprobs(message, rows) if Flags.LOGPROBS in message.flags else ()
+        new_ids = self.tokens.ids[message.base :]
+        logprobs = own_logprobs(rows, new_ids) if Flags.LOGPROBS in message.flags else ()
         verdict = self._encode(message, judgement, logprobs)
         self._verdicts[message.epoch, message.round_number] = (pending.digest, verdict)
         while len(self._verdicts) > NUM_STORED_VERDICTS:
@@ -252,13 +240,6 @@ class EdgeSession:
         else:
             self._expected = (message.epoch + 1, 0)
 
-    def _logprobs(self, message: Round, rows: Rows) -> tuple[float, ...]:
-        """ln of the model's own probability (temperature 1, nothing cut) of each new token."""
-        new_ids = self.tokens.ids[message.base :]
-        laws = (rows.law(i, Sampling(), ()) for i in range(len(new_ids)))
-        probs = (prob_of(law, token_id) for law, token_id in zip(laws, new_ids, strict=True))
-        return tuple(math.log(max(prob, 1e-300)) for prob in probs)
-
     def _judge_more(self, more: More, rows: Rows) -> bytes:
         generation, scheme = self._in_force()
         p = rows.law(0, generation.sampling, self.tokens.ids[generation.boundary :])
@@ -271,18 +252,8 @@ class EdgeSession:
         self, message: Round | More, judgement: Judgement, logprobs: tuple[float, ...]
     ) -> bytes:
         generation, scheme = self._in_force()
-        body = Writer()
-        ending = Ending.NOTHING
-        if judgement.rejection is not None:
-            ending = Ending.REJECTION
-            scheme.write_rejection(body, judgement.rejection, Vocabulary(self.facts.num_ids))
-        elif judgement.next_token is not None:
-            ending = Ending.TOKEN
-            body.varint(judgement.next_token)
-        verdict = Verdict(
-            message.epoch, message.round_number, judgement.num_accepted, ending,
-            body.getvalue(), logprobs,
-        )  # fmt: skip
+        vocab = Vocabulary(self.facts.num_ids)
+        verdict = to_verdict(message, judgement, logprobs, scheme, vocab)
         return encode(pad_verdict(verdict, generation.pad_to_bytes))
 
     def _in_force(self) -> tuple[Begin, Scheme]:

@@ -95,12 +95,10 @@ async def until(condition: Callable[[], bool]) -> None:
 # sessions that go well
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("scheme", [name for name, s in SCHEMES.items() if s.lossless])
 async def test_greedy_text_is_the_llm_s_by_every_scheme(serve: Serve, scheme: str) -> None:
     device = await connect(await serve())
     written = await device.write(TableDrafter(SLM), a_generation(scheme), 4, 30)
-    if scheme.startswith("dssd") and scheme != "dssd-packed":
-        return  # a greedy law is exact, but rows of 16 bits or draws are drawn by the device
     assert written == greedy_text(PROMPT, 30)
 
 

@@ -1,7 +1,7 @@
-"""Every lossless scheme emits p exactly, at one place, through all codecs; every mutant does not.
+"""Every lossless scheme emits p exactly, at one place, through all codecs.
 
-All ways the coins can fall are enumerated: no luck, no tolerance beyond rounding. The laws of whole
-blocks are in test_exact_blocks.py.
+All ways the coins can fall are enumerated: no luck, no tolerance beyond rounding. That the check can
+fail is shown in test_exact_mutants.py; the laws of whole blocks are in test_exact_blocks.py.
 """
 
 from __future__ import annotations
@@ -14,22 +14,20 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from device_runtime.protocol.grid import GRID, Grid
-from device_runtime.protocol.law import ArrayLaw, Floats, Ids, Law, prob_of
-from device_runtime.protocol.randomness import Coins, Purpose, Streams
+from device_runtime.protocol.law import ArrayLaw, Law
+from device_runtime.protocol.randomness import Coins, Streams
 from device_runtime.protocol.sampling import Sampling, to_law
 from device_runtime.protocol.schemes import SCHEMES
 from device_runtime.protocol.schemes.base import Ask, Drafted, Place, Scheme
 from device_runtime.protocol.schemes.coupled import coupled_token
-from device_runtime.protocol.schemes.dsd import WholeRow
 from device_runtime.protocol.schemes.known_draft import KnownDraft
 from device_runtime.protocol.schemes.packed import DssdPacked
 from device_runtime.protocol.schemes.sqs import Lattice
 from device_runtime.protocol.schemes.thinned import DssdThinned
 from device_runtime.protocol.schemes.tk_slt import Pairs
-from tests.exact_law import emitted_law
+from tests.exact_law import deviation, emitted_law
 
 COARSE = Grid(mantissa_bits=1, num_octaves=2)
 TOLERANCE = 1e-12
@@ -88,15 +86,11 @@ P_LOGITS = np.array([1.0, 0.2, 0.7])
 Q_LOGITS = np.array([0.3, 1.1, -0.8])
 
 
-def deviation(
+def error_of(
     subject: Subject, p: Law, q: Law, num_ids: int, num_draws: int = 1, patience: int = 1
 ) -> float:
     """The largest error of the emitted law."""
-    emitted = emitted_law(
-        subject.scheme, p, q, num_ids,
-        num_draws=num_draws, patience=patience, grid=subject.grid,
-    )  # fmt: skip
-    return float(np.abs(emitted - p.prob(np.arange(num_ids))).max())
+    return deviation(subject.scheme, p, q, num_ids, num_draws, patience, subject.grid)
 
 
 def laws_of(weights: tuple[Sequence[float], Sequence[float]]) -> tuple[ArrayLaw, ArrayLaw, int]:
@@ -112,7 +106,7 @@ def test_every_lossless_scheme_is_under_test() -> None:
 @pytest.mark.parametrize("case", DEGENERATE)
 @pytest.mark.parametrize("name", EXACT)
 def test_the_emitted_law_is_p_for_degenerate_laws(name: str, case: str) -> None:
-    assert deviation(EXACT[name], *laws_of(DEGENERATE[case])) < TOLERANCE
+    assert error_of(EXACT[name], *laws_of(DEGENERATE[case])) < TOLERANCE
 
 
 @pytest.mark.parametrize("name", EXACT)
@@ -120,7 +114,7 @@ def test_the_emitted_law_is_p_for_all_sampling_parameters(name: str) -> None:
     generated = [0, 2, 2]
     for sampling in SAMPLINGS:
         p, q = (to_law(logits, sampling, generated) for logits in (P_LOGITS, Q_LOGITS))
-        assert deviation(EXACT[name], p, q, 3) < TOLERANCE, sampling
+        assert error_of(EXACT[name], p, q, 3) < TOLERANCE, sampling
 
 
 @pytest.mark.parametrize("name", EXACT)
@@ -134,8 +128,8 @@ def test_the_emitted_law_is_p_where_the_slm_knows_fewer_ids(name: str) -> None:
 @pytest.mark.parametrize("scheme", [DssdPacked(COARSE), DssdThinned(COARSE)])
 def test_lumping_the_indices_between_two_cuts_changes_nothing(scheme: Scheme) -> None:
     p, q, num_ids = laws_of(((0.15, 0.85, 0), (0.3, 0.6, 0.1)))
-    assert deviation(Subject(scheme), p, q, num_ids) < TOLERANCE
-    assert deviation(Subject(scheme, COARSE), p, q, num_ids) < TOLERANCE
+    assert error_of(Subject(scheme), p, q, num_ids) < TOLERANCE
+    assert error_of(Subject(scheme, COARSE), p, q, num_ids) < TOLERANCE
 
 
 @pytest.mark.parametrize(("num_draws", "patience"), [(1, 3), (2, 2), (3, 1), (2, 0)])
@@ -144,7 +138,7 @@ def test_the_emitted_law_is_p_however_draws_are_asked_for(
     name: str, num_draws: int, patience: int
 ) -> None:
     p, q, num_ids = laws_of(((0.7, 0.3), (0.35, 0.65)))
-    assert deviation(EXACT[name], p, q, num_ids, num_draws, patience) < TOLERANCE
+    assert error_of(EXACT[name], p, q, num_ids, num_draws, patience) < TOLERANCE
 
 
 weights = st.one_of(
@@ -165,7 +159,7 @@ pairs_of_laws = (
 def test_the_emitted_law_is_p_for_any_laws(
     name: str, pair: tuple[list[float], list[float]], num_draws: int
 ) -> None:
-    assert deviation(EXACT[name], *laws_of(pair), num_draws=num_draws) < TOLERANCE
+    assert error_of(EXACT[name], *laws_of(pair), num_draws=num_draws) < TOLERANCE
 
 
 # Schemes with a stated error
@@ -179,7 +173,7 @@ def test_dssd_stays_within_the_rounding_of_its_row(name: str, ulp: float) -> Non
     for _ in range(20):
         pair = tuple(rng.dirichlet(np.full(4, 0.5)) for _ in range(2))
         p, q, num_ids = laws_of(pair)  # type: ignore[arg-type]
-        worst = max(worst, deviation(Subject(SCHEMES[name]), p, q, num_ids))
+        worst = max(worst, error_of(Subject(SCHEMES[name]), p, q, num_ids))
     assert TOLERANCE < worst < ulp / 2 + num_ids * 2.0**-25 * ulp / 2.0**-10 + 2.0**-23
 
 
@@ -221,140 +215,3 @@ class _At:
 
     def reject(self, p: Law, drafted: Drafted, place: Place, streams: Streams, ask: Ask) -> object:
         return self._scheme.reject(p, drafted, self._place, streams, ask)
-
-
-# Mutants
-
-
-class RatioUpsideDown(KnownDraft):
-    """Accepts with chance q/p, as printed."""
-
-    def accepts(self, p: Law, drafted: Drafted, place: Place, streams: Streams) -> bool:
-        q = drafted.evidence.law()
-        chance = prob_of(q, drafted.token_id) / max(prob_of(p, drafted.token_id), 1e-300)
-        return bool(streams(Purpose.ACCEPT, 0).flip(np.array([min(1.0, chance)]))[0])
-
-
-class IndexUpsideDown(DssdThinned):
-    """Accepts iff u · q(x) ≥ p̃(x)."""
-
-    def accepts(self, p: Law, drafted: Drafted, place: Place, streams: Streams) -> bool:
-        floor = self.grid.floor(np.array([prob_of(p, drafted.token_id)]))[0]
-        return bool(drafted.evidence >= floor)
-
-
-class RoundedUpInTheTest(DssdPacked):
-    """The test takes p rounded up, the residual p rounded down."""
-
-    def accepts(self, p: Law, drafted: Drafted, place: Place, streams: Streams) -> bool:
-        ceil = self.grid.ceil(np.array([prob_of(p, drafted.token_id)]))[0]
-        return bool(drafted.evidence <= ceil)
-
-
-class NothingUnconditional(DssdThinned):
-    """The draws are thinned as if p̃ were p: p on the edge's side, p̃ on the device's."""
-
-    def reject(self, p: Law, drafted: Drafted, place: Place, streams: Streams, ask: Ask) -> object:
-        def silenced(purpose: Purpose, first: int) -> Coins:
-            coins = streams(purpose, first)
-            return NeverTrue(coins) if purpose is Purpose.UNCONDITIONAL else coins
-
-        return super().reject(p, drafted, place, silenced, ask)
-
-
-class FirstInIdOrder(DssdThinned):
-    """Takes the first draw that passes; the draws are sorted by id."""
-
-    def settle(self, q: Law, drafted: Drafted, rejection: object, coins: Coins) -> int | None:
-        return super().settle(q, drafted, rejection, AlwaysFirst(coins))
-
-
-class ResentDraws(DssdThinned):
-    """A request for more is answered with the same draws; the device flips fresh coins."""
-
-    def reject(self, p: Law, drafted: Drafted, place: Place, streams: Streams, ask: Ask) -> object:
-        return super().reject(p, drafted, place, streams, Ask(ask.num_draws, 0, ask.whole_row))
-
-
-class DroppedDraws(DssdThinned):
-    """Sends only the ids that fit: here one."""
-
-    def reject(self, p: Law, drafted: Drafted, place: Place, streams: Streams, ask: Ask) -> object:
-        rejection = super().reject(p, drafted, place, streams, ask)
-        return rejection[:1] if isinstance(rejection, tuple) else rejection
-
-
-class UnwarpedDraft(DssdThinned):
-    """Drafts from the SLM's own law and tests with the warped one: here √q, normalised."""
-
-    def draft(self, q: Law, place: Place, coins: Coins) -> Drafted:
-        raw = ArrayLaw(q.support(), np.sqrt(q.prob(q.support())))
-        token_id = int(coins.draw(raw, 1)[0])
-        return Drafted(token_id, coins.scaled(prob_of(q, token_id), self.grid))
-
-
-class DraftedBeforeRounding(KnownDraft):
-    """Drafts from q and sends q̂."""
-
-    def draft(self, q: Law, place: Place, coins: Coins) -> Drafted:
-        return Drafted(int(coins.draw(q, 1)[0]), self._codec.rounded(q))
-
-
-class WrappedCoins:
-    """Coins of which a mutant bends one kind."""
-
-    def __init__(self, coins: Coins) -> None:
-        self._coins = coins
-
-    def flip(self, chances: Floats) -> NDArray[np.bool_]:
-        return self._coins.flip(chances)
-
-    def draw(self, law: Law, count: int) -> Ids:
-        return self._coins.draw(law, count)
-
-    def choose(self, count: int) -> int:
-        return self._coins.choose(count)
-
-    def scaled(self, value: float, grid: Grid) -> int:
-        return self._coins.scaled(value, grid)
-
-
-class AlwaysFirst(WrappedCoins):
-    def choose(self, count: int) -> int:
-        return 0
-
-
-class NeverTrue(WrappedCoins):
-    def flip(self, chances: Floats) -> NDArray[np.bool_]:
-        return np.zeros(len(chances), bool)
-
-
-MUTANTS: dict[str, tuple[Scheme, Scheme]] = {
-    "the ratio is q/p": (
-        RatioUpsideDown("dsd", 10, WholeRow()),
-        KnownDraft("dsd", 10, WholeRow()),
-    ),
-    "the index test is the wrong way round": (IndexUpsideDown(COARSE), DssdThinned(COARSE)),
-    "p is rounded up in the test only": (RoundedUpInTheTest(COARSE), DssdPacked(COARSE)),
-    "p stands for p-tilde on one side": (NothingUnconditional(COARSE), DssdThinned(COARSE)),
-    "the first passing draw in id order is taken": (FirstInIdOrder(COARSE), DssdThinned(COARSE)),
-    "draws are re-sent to fresh coins": (ResentDraws(COARSE), DssdThinned(COARSE)),
-    "draws are dropped to fit a size": (DroppedDraws(COARSE), DssdThinned(COARSE)),
-    "q is not warped where it is drawn from": (UnwarpedDraft(COARSE), DssdThinned(COARSE)),
-    "the draft is sampled before rounding": (
-        DraftedBeforeRounding("qsv", 14, Lattice(5)),
-        KnownDraft("qsv", 14, Lattice(5)),
-    ),
-}
-
-
-@pytest.mark.parametrize("name", MUTANTS)
-def test_the_check_fails_when(name: str) -> None:
-    p, q, num_ids = laws_of(((0.3, 0.7), (0.75, 0.25)))
-    # Draws sent again show where few are sent at once, the others where more are.
-    num_draws, patience = (1, 2) if name == "draws are re-sent to fresh coins" else (2, 1)
-    wrong, right = (
-        deviation(Subject(scheme), p, q, num_ids, num_draws, patience) for scheme in MUTANTS[name]
-    )
-    assert right < TOLERANCE
-    assert wrong > 1e-3

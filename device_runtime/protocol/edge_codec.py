@@ -1,0 +1,53 @@
+"""What only a session that knows the scheme can read and write: blocks and verdicts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from device_runtime.protocol.edge_states import Rows
+from device_runtime.protocol.errors import ErrorCode, RemoteError
+from device_runtime.protocol.law import prob_of
+from device_runtime.protocol.messages import Ending, More, Round, Verdict
+from device_runtime.protocol.sampling import Sampling
+from device_runtime.protocol.schemes.base import Drafted, Scheme, Vocabulary
+from device_runtime.protocol.verify import Judgement
+from device_runtime.protocol.wire import BitReader, Writer
+
+
+def read_block(message: Round, scheme: Scheme, vocab: Vocabulary) -> tuple[Drafted, ...]:
+    """The drafted tokens of a round; RemoteError on ids or evidence out of range."""
+    bits = BitReader(message.block)
+    ids = [bits.take(vocab.id_bits) for _ in range(message.gamma)]
+    if any(token_id >= vocab.num_ids for token_id in ids):
+        raise RemoteError(ErrorCode.BAD_TOKEN_ID, f"ids must be below {vocab.num_ids}")
+    block = scheme.read_evidence(bits, ids, vocab)
+    bits.finish(padded=True)
+    return block
+
+
+def to_verdict(
+    message: Round | More,
+    judgement: Judgement,
+    logprobs: tuple[float, ...],
+    scheme: Scheme,
+    vocab: Vocabulary,
+) -> Verdict:
+    """The answer to a round, or to a request for more."""
+    body = Writer()
+    ending = Ending.NOTHING
+    if judgement.rejection is not None:
+        ending = Ending.REJECTION
+        scheme.write_rejection(body, judgement.rejection, vocab)
+    elif judgement.next_token is not None:
+        ending = Ending.TOKEN
+        body.varint(judgement.next_token)
+    key = (message.epoch, message.round_number)
+    return Verdict(*key, judgement.num_accepted, ending, body.getvalue(), logprobs)
+
+
+def own_logprobs(rows: Rows, token_ids: Sequence[int]) -> tuple[float, ...]:
+    """ln of the model's own probability (temperature 1, nothing cut) of tokens, from row 0 on."""
+    laws = (rows.law(i, Sampling(), ()) for i in range(len(token_ids)))
+    probs = (prob_of(law, token_id) for law, token_id in zip(laws, token_ids, strict=True))
+    return tuple(math.log(max(prob, 1e-300)) for prob in probs)

@@ -1,0 +1,94 @@
+"""`tandem edge` as its own process: it tells where it listens, serves, and ends when told to."""
+
+from __future__ import annotations
+
+import json
+import signal
+import ssl
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from device_runtime import cli
+from device_runtime.protocol.messages import Hello, Welcome, decode, encode
+from edge_server.cli import tls_context
+from edge_server.config import EdgeConfig
+from tests.tiny_models import NUM_TOKENS
+
+SETTINGS = ("--device", "cpu", "--dtype", "float32", "--cache-gib", "0.01")
+
+
+@contextmanager
+def started(folder: Path, *more: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
+    """The process and the line it printed when it was ready."""
+    command = [sys.executable, "-m", "device_runtime", "edge", "--model", str(folder), *SETTINGS]
+    with subprocess.Popen(
+        [*command, "--port", "0", "--json", *more], stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            yield process, json.loads(process.stdout.readline())
+        finally:
+            process.kill()
+
+
+async def test_it_prints_its_url_serves_and_drains_on_sigterm(
+    checkpoint: Callable[[str], Path],
+) -> None:
+    with started(checkpoint("llama")) as (process, ready):
+        assert ready["event"] == "ready"
+        assert ready["model"] == "llama"
+        assert ready["dtype"] == "float32"
+        assert ready["url"].startswith("http://127.0.0.1:")
+        async with aiohttp.ClientSession() as http:
+            async with http.get(f"{ready['url']}/readyz") as answer:
+                assert answer.status == 200
+            async with http.ws_connect(f"{ready['url']}/v1/session") as socket:
+                await socket.send_bytes(encode(Hello("test", NUM_TOKENS)))
+                assert isinstance(decode(await socket.receive_bytes()), Welcome)
+                process.send_signal(signal.SIGTERM)
+                message = await socket.receive(20)
+                assert message.type is aiohttp.WSMsgType.CLOSE
+                assert message.data == aiohttp.WSCloseCode.GOING_AWAY
+        assert process.wait(20) == 0
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    status = cli.main(["edge", *arguments])
+    return status, capsys.readouterr().err
+
+
+def test_what_is_wrong_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for arguments, words in (
+        ([], "give --model"),
+        (["--model", str(tmp_path / "none")], "there is no folder"),
+        (["--model", str(tmp_path)], "no config.json"),
+        (["--model", "m", "--host", "0.0.0.0"], "--insecure"),
+        (["--model", "m", "--tls-cert", "c"], "both a certificate and its key"),
+    ):
+        status, error = run(capsys, *arguments)
+        assert status == 1
+        assert error.startswith("tandem: ")
+        assert error.count("\n") == 1
+        assert words in error
+
+
+def test_help_names_the_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["edge", "--help"])
+    text = capsys.readouterr().out
+    assert "127.0.0.1" in text
+    assert "8600" in text
+
+
+def test_tls_is_off_without_a_certificate_and_modern_with_one(tmp_path: Path) -> None:
+    assert tls_context(EdgeConfig()) is None
+    (tmp_path / "no").write_text("no certificate")
+    with pytest.raises(ssl.SSLError):
+        tls_context(EdgeConfig(tls_cert=str(tmp_path / "no"), tls_key=str(tmp_path / "no")))
