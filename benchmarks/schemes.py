@@ -11,6 +11,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -133,7 +134,7 @@ def _shown(value: float | None, digits: int = 0) -> str:
     return "–" if value is None else f"{value:,.{digits}f}"
 
 
-def _values(cell: Cell) -> dict[str, object]:
+def _values(cell: Cell) -> dict[str, Any]:
     """One cell as a record holds it."""
     measured, counts = cell.measured, cell.measured.counts
     tokens = measured.num_tokens

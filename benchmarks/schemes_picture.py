@@ -28,7 +28,9 @@ def draw(cells: Sequence[Cell], path: Path) -> None:
     for panel, num_ids in zip(panels[:, 0], vocabularies, strict=True):
         for number, scheme in enumerate(schemes):
             medians = [
-                float(np.median(cell.measured.bytes_down_rejected or [np.nan]))
+                float(np.median(cell.measured.bytes_down_rejected))
+                if cell.measured.bytes_down_rejected
+                else float("nan")
                 for sampling in samplings
                 for cell in cells
                 if (cell.num_ids, cell.sampling, cell.scheme) == (num_ids, sampling, scheme)

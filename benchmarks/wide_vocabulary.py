@@ -44,7 +44,8 @@ class WideVocabulary:
 
     def widen(self, logits: NDArray[np.floating], side: str) -> NDArray[np.float32]:
         """Logits (num_ids,) from the model's (num_own,)."""
-        return (logits[self._parents] - self._offsets[side]).astype(np.float32)
+        wide: NDArray[np.float32] = (logits[self._parents] - self._offsets[side]).astype(np.float32)
+        return wide
 
 
 class WideDrafter:

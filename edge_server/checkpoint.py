@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
@@ -83,8 +84,8 @@ class Checkpoint:
 
     def load(self, dtype: torch.dtype, device: torch.device, attention: str) -> PreTrainedModel:
         """The model, in eval mode; `attention` names a registered attention function."""
-        transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
         load: Any = AutoModelForCausalLM.from_pretrained
         try:
             model, report = load(
@@ -101,7 +102,7 @@ class Checkpoint:
                 f"models of the kind {self.config['model_type']} choose their attention by "
                 f"themselves ({error}); serve one that uses transformers' attention interface"
             ) from error
-        except (ValueError, OSError, RuntimeError) as error:
+        except (ValueError, OSError, RuntimeError, SafetensorError) as error:
             raise CheckpointError(
                 f"{self.folder} cannot be loaded as a causal language model ({_first_line(error)})"
             ) from error

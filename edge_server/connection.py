@@ -19,6 +19,7 @@ from device_runtime.protocol.errors import ErrorCode, RemoteError
 from device_runtime.protocol.messages import Cancel, Close, Hello, Kind, Refusal, decode, encode
 from edge_server.auth import Identity
 from edge_server.failures import describe
+from edge_server.plan import ROUND_TOKENS
 from edge_server.scheduler import BusyError, Scheduler
 from edge_server.sessions import Held, Registry
 
@@ -202,6 +203,8 @@ class Connection(Generic[S]):
                 await self._send(step.reply)
             if step.job is None:
                 break
+            if step.job.num_rows > ROUND_TOKENS:
+                raise RemoteError(ErrorCode.TOO_LARGE, f"{step.job.num_rows} rows of logits")
             rows = await self._scheduler.run(held.slot, step.job)
             if session.state is State.STREAMING:
                 goes_on = await self._hear(held)

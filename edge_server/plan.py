@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-
 ROUND_TOKENS = 128
 """A job with at most so many new tokens runs in one go: the largest block and what came before."""
 

@@ -39,7 +39,7 @@ class TableDrafter:
 
     @property
     def vocab_size(self) -> int:
-        return self._table.shape[1]
+        return int(self._table.shape[1])
 
     @property
     def num_tokens(self) -> int:
@@ -58,7 +58,8 @@ class TableDrafter:
         assert len(token_ids)
         self._tokens += token_ids.tolist()
         self.num_run += len(token_ids)
-        return self._table[min(self._tokens[-1], len(self._table) - 1)]
+        row: NDArray[np.float32] = self._table[min(self._tokens[-1], len(self._table) - 1)]
+        return row
 
 
 class TableRows:

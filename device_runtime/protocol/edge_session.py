@@ -117,8 +117,6 @@ class EdgeSession:
         self.state = State.NEW
         self._pending = None
 
-    # plan
-
     def _hello(self, hello: Hello) -> Step:
         resumed = hello.resume_token == self.resume_token
         self._vocab = Vocabulary(min(hello.num_ids, self.facts.num_ids))
@@ -201,8 +199,6 @@ class EdgeSession:
         if any(token_id >= self.facts.num_ids for token_id in appended):
             raise RemoteError(ErrorCode.BAD_TOKEN_ID, f"ids must be below {self.facts.num_ids}")
 
-    # commit
-
     def _judge(self, pending: _PendingRound, rows: Rows) -> bytes:
         message, (generation, scheme) = pending.message, self._in_force()
         context = [*self.tokens.ids[: message.base], *message.appended]
@@ -260,8 +256,6 @@ class EdgeSession:
         assert self._generation is not None
         assert self._scheme is not None
         return self._generation, self._scheme
-
-    # the edge-only stream
 
     def _stream(self, stream: Stream) -> Step:
         self.state = State.STREAMING

@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -164,7 +165,7 @@ def new_model(r: recipe.Recipe, seed: int, device: torch.device) -> LlamaForCaus
     torch.manual_seed(seed)
     model = LlamaForCausalLM(r.config())
     model.set_attn_implementation("eager")
-    return model.to(device)
+    return _moved(model, device)
 
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
@@ -177,8 +178,12 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Pa
 
 def load_fp32(folder: Path, device: torch.device) -> LlamaForCausalLM:
     """The saved model, rounded as it ships, computing in float32."""
-    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    return model.eval().to(device)
+    return _moved(LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval(), device)
+
+
+def _moved(model: Any, device: torch.device) -> LlamaForCausalLM:
+    moved: LlamaForCausalLM = model.to(device)
+    return moved
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -234,11 +239,11 @@ def main(argv: list[str] | None = None) -> None:
         text = read_tales(args.validation)
         held_out = encode_tales(tokenizer.backend_tokenizer, text)
         num_bytes = sum(len(tale.encode()) for tale in text)
-        pair = [load_fp32(args.out / name, device) for name in ("llm", "slm")]
-        for name, model in zip(("llm", "slm"), pair, strict=True):
+        llm, slm = (load_fp32(args.out / name, device) for name in ("llm", "slm"))
+        for name, model in (("llm", llm), ("slm", slm)):
             scores = held_out_loss(model, held_out, num_bytes, device)
             log({"stage": "held-out", "model": name, **scores})
-        log({"stage": "held-out", "alpha": mean_acceptance(*pair, held_out, device)})
+        log({"stage": "held-out", "alpha": mean_acceptance(llm, slm, held_out, device)})
 
 
 if __name__ == "__main__":

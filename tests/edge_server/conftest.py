@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM
 
 from edge_server.checkpoint import Checkpoint
 from edge_server.engine import TorchEngine
@@ -65,14 +66,15 @@ def generated(checkpoint: Checkpoints) -> Callable[..., list[int]]:
     """What transformers' generate() writes greedily after a prompt, in float64."""
 
     @cache
-    def reference(model_type: str) -> PreTrainedModel:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+    def reference(model_type: str) -> Any:
+        model: Any = AutoModelForCausalLM.from_pretrained(
             checkpoint(model_type), dtype=torch.float64, attn_implementation="eager"
         )
         return model
 
     def generate(prompt: list[int], count: int, model_type: str = "llama") -> list[int]:
-        output = reference(model_type).generate(
+        model: Any = reference(model_type)
+        output = model.generate(
             torch.tensor([prompt]),
             attention_mask=torch.ones(1, len(prompt), dtype=torch.int64),
             do_sample=False,

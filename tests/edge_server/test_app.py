@@ -17,7 +17,17 @@ from aiohttp.test_utils import TestClient, TestServer
 from device_runtime.protocol.device_session import DeviceSession, Generation
 from device_runtime.protocol.errors import ErrorCode, RefusedError
 from device_runtime.protocol.messages import (
-    MAX_MESSAGE_BYTES, Cancel, Close, Hello, Refusal, Round, Tokens, Verdict, decode, encode,
+    MAX_MESSAGE_BYTES,
+    Cancel,
+    Close,
+    Flags,
+    Hello,
+    Refusal,
+    Round,
+    Tokens,
+    Verdict,
+    decode,
+    encode,
 )  # fmt: skip
 from device_runtime.protocol.sampling import Sampling
 from device_runtime.protocol.schemes import SCHEMES, scheme_named
@@ -219,6 +229,16 @@ async def test_wrong_token_ids_are_refused(serve: Serve) -> None:
     bad = Round(0, 0, 1, device.session.tokens.prefix_hash(1), (VOCAB,), 0, 0, b"")
     assert await device.refusal(bad) is ErrorCode.BAD_TOKEN_ID
     assert await device.stream(5) == greedy_text([1], 5)
+
+
+async def test_logits_of_a_whole_text_are_not_given(serve: Serve, engine: TableEngine) -> None:
+    device = await connect(await serve())
+    await device.begin(a_generation())
+    hash_ = device.session.tokens.prefix_hash(len(PROMPT))
+    many = Round(0, 0, len(PROMPT), hash_, (1,) * 200, 0, 0, b"", Flags.LOGPROBS)
+    assert await device.refusal(many) is ErrorCode.TOO_LARGE
+    assert max(job.num_rows for batch in engine.batches for job in batch) == 0
+    assert await device.stream(5) == greedy_text(PROMPT, 5)
 
 
 async def test_after_a_wrong_prefix_all_tokens_help(serve: Serve) -> None:

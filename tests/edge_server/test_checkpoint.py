@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from device_runtime.protocol.errors import BundleError, ConfigError
 from device_runtime.protocol.vocabulary import vocabulary_hash
 from edge_server.checkpoint import Checkpoint, CheckpointError
+from edge_server.engine import TorchEngine
 from edge_server.facts import edge_facts, read_tokens
 from edge_server.loading import load_engine, resolve_device, resolve_dtype, try_model
 from tests.tiny_models import ARCHITECTURES, CONTEXT_LEN, END_ID, NUM_TOKENS
@@ -35,8 +36,13 @@ def edit(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps(data))
 
 
-def load(folder: Path, **more: Any) -> Any:
-    settings = {"num_ids": NUM_TOKENS, "device": "cpu", "dtype": "float32", "cache_bytes": 1 << 22}
+def load(folder: Path, **more: Any) -> TorchEngine:
+    settings: dict[str, Any] = {
+        "num_ids": NUM_TOKENS,
+        "device": "cpu",
+        "dtype": "float32",
+        "cache_bytes": 1 << 22,
+    }
     return load_engine(Checkpoint.open(folder), **(settings | more))
 
 
@@ -157,7 +163,7 @@ def spoil_lacking(folder: Path) -> None:
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
 
 
-SPOILED = {
+SPOILED: dict[Callable[[Path], None], str] = {
     spoil_nothing_there: "there is no folder",
     spoil_no_config: "no config.json",
     spoil_config_syntax: "not valid JSON",
@@ -182,7 +188,7 @@ SPOILED = {
 
 
 @pytest.mark.parametrize("spoil", SPOILED, ids=lambda spoil: spoil.__name__)
-def test_what_cannot_be_served_is_refused(folder: Path, spoil: Callable[[Path], None]) -> None:
+def test_what_cannot_be_served_is_refused(folder: Path, spoil: Any) -> None:
     spoil(folder)
     with pytest.raises(CheckpointError, match=SPOILED[spoil]):
         load(folder)
@@ -264,7 +270,7 @@ def test_a_missing_or_foreign_tokenizer_is_refused(folder: Path) -> None:
     with pytest.raises(BundleError):
         read_tokens(folder)
     (folder / "tokenizer.json").unlink()
-    with pytest.raises(CheckpointError, match="has no tokenizer.json"):
+    with pytest.raises(CheckpointError, match="has no tokenizer"):
         read_tokens(folder)
 
 

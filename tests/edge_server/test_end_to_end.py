@@ -13,7 +13,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from numpy.typing import NDArray
 
 from device_runtime.protocol.device_session import DeviceSession, Generation
-from device_runtime.protocol.edge_session import Job
+from device_runtime.protocol.edge_states import Job
 from device_runtime.protocol.sampling import Sampling
 from device_runtime.protocol.schemes import scheme_named
 from edge_server.app import make_app

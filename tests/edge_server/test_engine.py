@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from device_runtime.protocol.edge_session import Job
+from device_runtime.protocol.edge_states import Job
 from device_runtime.protocol.sampling import Sampling, to_law
 from edge_server.cache import BLOCK_LEN, num_blocks_for
 from edge_server.engine import CacheFullError, TorchEngine, common_prefix_len
@@ -184,7 +184,7 @@ def test_a_text_that_overflows_does_not_reach_others(make_engine: MakeEngine) ->
     good = tuple(t for t in good if t not in bad)
     wanted = alone(engine, good, 1)
     with torch.no_grad():
-        engine.model.get_input_embeddings().weight[6] = torch.nan
+        engine.model.model.embed_tokens.weight[6] = torch.nan
     slots = [engine.open(), engine.open()]
     beside, broken = engine.logits([(slots[0], Job(good, 1)), (slots[1], Job(bad, 1))])
     assert broken.isnan().any()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from device_runtime.protocol.edge_session import Job
+from device_runtime.protocol.edge_states import Job
 from device_runtime.protocol.errors import ErrorCode
 from edge_server.scheduler import BusyError, Scheduler
 from tests.table_engine import TableEngine, TableSlot
@@ -79,17 +79,16 @@ async def test_a_long_prompt_runs_in_chunks_and_gives_its_rows_at_the_end() -> N
 async def test_rounds_run_beside_the_chunks_of_a_prompt() -> None:
     engine = TableEngine(ENGINE_TABLE)
     scheduler = a_scheduler(engine)
-    slot = scheduler.open()
     async with serving(scheduler):
-        prompt = start(scheduler.run(scheduler.open(), Job((0,) * 4000, 0)))
-        await until(lambda: len(engine.batches) > 0)
-        for n in range(1, 6):
-            await scheduler.run(slot, Job((1,) * n, 1))
-        assert not prompt[0].done()
-        await prompt[0]
-    beside = [batch for batch in engine.batches if len(batch) == 2]
-    assert len(beside) >= 4
-    assert all({job.num_rows for job in batch} == {0, 1} for batch in beside)
+        engine.gate.clear()
+        prompt = start(scheduler.run(scheduler.open(), Job((0,) * 1000, 0)))
+        await until(lambda: len(engine.batches) == 1)
+        rounds = start(*(scheduler.run(scheduler.open(), Job((1, i), 1)) for i in range(3)))
+        await until(lambda: scheduler.num_waiting == 4)
+        engine.gate.set()
+        await asyncio.gather(*prompt, *rounds)
+    sizes = [sorted(len(job.tokens) for job in batch) for batch in engine.batches]
+    assert sizes == [[300], [2, 2, 2, 400], [700], [1000]]
 
 
 async def test_the_job_of_a_vanished_session_is_dropped() -> None:

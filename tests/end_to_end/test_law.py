@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from device_runtime.protocol.law import Floats
 from device_runtime.protocol.sampling import Sampling, to_law
 from device_runtime.protocol.schemes import SCHEMES
 from tests.end_to_end.pairs import PROMPTS, Pair, running_edge, write
@@ -27,7 +28,7 @@ SAMPLINGS = {
 
 async def uniforms(
     pair: Pair, scheme: str, sampling: Sampling, judged_by: Sampling, num_texts: int, length: int
-) -> np.ndarray:  # type: ignore[type-arg]
+) -> Floats:
     """U of every token of some texts; `judged_by` is the sampling the LLM's law is made with."""
     device = pair.device()
     rng = np.random.default_rng(5)
@@ -49,7 +50,7 @@ async def uniforms(
     return np.array(values)
 
 
-def chi_square(values: np.ndarray) -> float:  # type: ignore[type-arg]
+def chi_square(values: Floats) -> float:
     counts = np.histogram(values, NUM_BINS, (0, 1))[0]
     expected = len(values) / NUM_BINS
     return float(((counts - expected) ** 2 / expected).sum())

@@ -147,8 +147,6 @@ def test_the_check_fails_when(name: str) -> None:
     p, q = ArrayLaw.dense(np.array([0.3, 0.7])), ArrayLaw.dense(np.array([0.75, 0.25]))
     # Draws sent again show where few are sent at once, the others where more are.
     num_draws, patience = (1, 2) if name == "draws are re-sent to fresh coins" else (2, 1)
-    wrong, right = (
-        deviation(Subject(scheme), p, q, num_ids, num_draws, patience) for scheme in MUTANTS[name]
-    )
+    wrong, right = (deviation(scheme, p, q, 2, num_draws, patience) for scheme in MUTANTS[name])
     assert right < 1e-12
     assert wrong > 1e-3
