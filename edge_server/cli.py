@@ -12,6 +12,7 @@ import ssl
 import sys
 from pathlib import Path
 
+import torch
 from aiohttp import web
 from aiohttp.web_log import AccessLogger
 
@@ -25,8 +26,8 @@ EXIT_INTERRUPTED = 130
 
 _KEEPALIVE_TIMEOUT_S = 20.0
 _FLAGS = (
-    "model", "host", "port", "device", "dtype", "cache_gib", "tokens_file", "tls_cert", "tls_key",
-    "insecure", "max_sessions",
+    "model", "host", "port", "device", "dtype", "num_threads", "cache_gib", "tokens_file",
+    "tls_cert", "tls_key", "insecure", "max_sessions",
 )  # fmt: skip
 
 logger = logging.getLogger(__name__)
@@ -45,6 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dtype", choices=("auto", *DTYPES),
         help="default: auto, bfloat16 on a GPU and float32 on a CPU",
     )  # fmt: skip
+    parser.add_argument(
+        "--threads", type=int, dest="num_threads", help="of the model on a CPU (default: all cores)"
+    )
     parser.add_argument(
         "--cache-gib", type=float, help="memory for keys and values (default: a share of the free)"
     )
@@ -80,6 +84,8 @@ def run(args: argparse.Namespace) -> int:
 
 def build(config: EdgeConfig) -> tuple[web.Application, dict[str, object]]:
     """Load the model and make the application; and what is printed about it."""
+    if config.num_threads:
+        torch.set_num_threads(config.num_threads)
     checkpoint = Checkpoint.open(Path(config.model))
     tokens = read_tokens(checkpoint.folder)
     engine = load_engine(

@@ -37,6 +37,8 @@ class EdgeConfig:
     device: str = "auto"
     dtype: str = "auto"
     """float64, float32 or bfloat16; auto is bfloat16 on a GPU and float32 on a CPU."""
+    num_threads: int = 0
+    """Of the model on a CPU; 0 takes one per core. Fewer are faster where others compute too."""
     cache_gib: float = 0.0
     """Memory for keys and values; 0 takes a share of what is free."""
     tokens_file: str = ""
@@ -73,8 +75,9 @@ class EdgeConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"port is {self.port}; it must lie between 0 and 65535")
-        if self.cache_gib < 0:
-            raise ConfigError(f"cache_gib is {self.cache_gib}; it must not be negative")
+        for name in ("cache_gib", "num_threads"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must not be negative")
         for name in (
             "max_sessions", "max_queue", "max_batch_rows", "max_batch_tokens", "prefill_tokens",
             "resume_ttl_s", "idle_timeout_s", "hello_timeout_s", "heartbeat_s", "send_timeout_s",

@@ -21,7 +21,7 @@ from edge_server.cli import tls_context
 from edge_server.config import EdgeConfig
 from tests.tiny_models import NUM_TOKENS
 
-SETTINGS = ("--device", "cpu", "--dtype", "float32", "--cache-gib", "0.01")
+SETTINGS = ("--device", "cpu", "--dtype", "float32", "--cache-gib", "0.01", "--threads", "1")
 
 
 @contextmanager
