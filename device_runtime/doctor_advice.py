@@ -102,7 +102,7 @@ def choose_settings(machine: Machine, profile: DeviceProfile, *, fits: bool) -> 
 def _num_fast_cores(cpu: Cpu) -> int:
     """Cores that keep up with the fastest: a team of threads is as slow as its slowest."""
     # Favoured cores of a PC differ by a few percent, small cores by a fifth or more.
-    fastest_hz = max(cores.max_clock_hz or 0.0 for cores in cpu.cores)
+    fastest_hz = max((cores.max_clock_hz or 0.0 for cores in cpu.cores), default=0.0)
     fast = [c for c in cpu.cores if (c.max_clock_hz or 0.0) >= 0.85 * fastest_hz]
     return sum(cores.num_cores for cores in fast) or 1
 

@@ -21,6 +21,8 @@ from device_runtime.protocol.errors import ConfigError, ErrorCode, RefusedError,
 from device_runtime.protocol.messages import MAX_MESSAGE_BYTES, refusal_code
 
 SESSION_PATH = "/v1/session"
+CLOSE_TIMEOUT_S = 2.0
+"""How long an edge may take to answer our closing of a connection."""
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +91,7 @@ class EdgeLink:
         try:
             await self._open()
         except BaseException:
+            await self._close_socket()
             await self._http.close()
             raise
         return self
@@ -103,10 +106,15 @@ class EdgeLink:
         if self._socket is not None and not self._socket.closed:
             try:
                 await self.send(self.session.close())
-                await self._socket.close()
-            except (EdgeLostError, OSError):
+            except EdgeLostError:
                 logger.debug("the edge was gone before the session was closed")
+        await self._close_socket()
         await self._http.close()
+
+    async def _close_socket(self) -> None:
+        """Let go of the connection, whatever state it is in."""
+        if self._socket is not None:
+            await self._socket.close()
 
     async def exchange(self, data: bytes) -> bytes:
         """One message up, its answer down; repeated on a new connection if this one is lost."""
@@ -177,12 +185,14 @@ class EdgeLink:
     async def _open(self) -> None:
         """Connect and shake hands."""
         assert self._http is not None
+        await self._close_socket()
         context = None
         if self._settings.ca_file:
             context = ssl.create_default_context(cafile=self._settings.ca_file)
         try:
             self._socket = await self._http.ws_connect(
                 self._url, compress=0, max_msg_size=MAX_MESSAGE_BYTES,
+                timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_TIMEOUT_S),
                 ssl=context if context is not None else True,
             )  # fmt: skip
         except aiohttp.WSServerHandshakeError as error:

@@ -156,7 +156,9 @@ async def _write(device: Device, answer: Answer, link: LinkSettings | None, stre
                 print(piece.text, end="", flush=True)
         if stream:
             print()
-        if not answer.lossless:
+        if answer.config.mode == "device":
+            print("unverified: the SLM alone wrote this", file=sys.stderr)
+        elif not answer.lossless:
             print("lossy: this text does not follow the LLM's law", file=sys.stderr)
 
     if link is None or answer.config.mode == "device":

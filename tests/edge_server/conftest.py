@@ -40,16 +40,15 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
 
 @pytest.fixture(scope="session")
 def make_engine(checkpoint: Checkpoints) -> Callable[..., TorchEngine]:
-    """A fresh engine; settings are those of `load_engine`."""
+    """A fresh engine on a tiny checkpoint."""
 
-    def make(model_type: str = "llama", dtype: str = "float64", **settings: int) -> TorchEngine:
-        cache_bytes = settings.pop("cache_bytes", CACHE_BYTES)
+    def make(model_type: str = "llama", dtype: str = "float64", device: str = "cpu") -> TorchEngine:
         return load_engine(
             Checkpoint.open(checkpoint(model_type)),
             num_ids=NUM_TOKENS,
-            device="cpu",
+            device=device,
             dtype=dtype,
-            cache_bytes=cache_bytes,
+            cache_bytes=CACHE_BYTES,
         )
 
     return make

@@ -223,3 +223,23 @@ def test_the_common_prefix_ends_at_the_first_difference(
     a: tuple[int, ...], b: tuple[int, ...], length: int
 ) -> None:
     assert common_prefix_len(a, b) == common_prefix_len(b, a) == length
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_on_a_gpu_a_ragged_batch_gives_the_logits_of_each_text_alone(
+    make_engine: MakeEngine, dtype: str
+) -> None:
+    engine = make_engine("llama", dtype, device="cuda")
+    texts = [text(n, n) for n in (9, 70, 33, 1, 100)]
+    slots = [engine.open() for _ in texts]
+    jobs = [Job(t, min(5, len(t))) for t in texts]
+    for job, logits in zip(jobs, engine.logits(list(zip(slots, jobs, strict=True))), strict=True):
+        assert distance(logits, alone(engine, tuple(job.tokens), job.num_rows)) < TOLERANCE[dtype]
+    (rows,) = engine.run([(slots[1], jobs[1])])
+    (logits,) = engine.logits([(slots[1], jobs[1])])
+    sampling = Sampling(0.8, top_p=0.9)
+    wanted = to_law(logits[2].cpu().numpy(), sampling, (), NUM_TOKENS)
+    law = rows.law(2, sampling, ())
+    np.testing.assert_allclose(law.prob(wanted.ids), wanted.probs, rtol=0.2, atol=1e-3)

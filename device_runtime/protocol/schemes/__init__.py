@@ -10,7 +10,7 @@ from device_runtime.protocol.schemes.dsd import WholeRow
 from device_runtime.protocol.schemes.dssd import Dssd
 from device_runtime.protocol.schemes.greedy import GreedyDraft
 from device_runtime.protocol.schemes.known_draft import KnownDraft
-from device_runtime.protocol.schemes.packed import DssdPacked
+from device_runtime.protocol.schemes.packed import PACKED_GRID, DssdPacked
 from device_runtime.protocol.schemes.sqs import DEFAULT_RESOLUTION, Lattice
 from device_runtime.protocol.schemes.thinned import DssdThinned
 from device_runtime.protocol.schemes.tk_slt import DEFAULT_NUM_KEPT, Pairs
@@ -26,7 +26,7 @@ SCHEMES: dict[str, Scheme] = {
         Coupled(),
         Dssd("dssd", 3, "<f2"),
         Dssd("dssd-fp32", 4, "<f4"),
-        DssdPacked(GRID),
+        DssdPacked(PACKED_GRID),
         DssdThinned(GRID),
         KnownDraft("dsd", 10, WholeRow()),
         KnownDraft("tk-slt", 11, Pairs(DEFAULT_NUM_KEPT)),

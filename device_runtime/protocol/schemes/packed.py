@@ -65,6 +65,11 @@ class PackedRow:
         return cls(ids, indices, leftover_id)
 
 
+PACKED_GRID = Grid(mantissa_bits=5, num_octaves=20)
+"""Coarser and shorter than the protocol's grid. On the demo pair at temperature 1 it costs 0.003 of
+acceptance; four octaves fewer would cost 0.012, eleven more would double the bytes."""
+
+
 class DssdPacked(IndexTest):
     """Lossless split verification with a compressed row."""
 
