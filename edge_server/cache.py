@@ -81,7 +81,7 @@ class PagedCache(Cache):
         owner of its blocks.
         """
         for pool in self._tensors():
-            pass
+            pool[self._used_before] = 0
         self._clean += self._used_before
         self._used_before = []
 

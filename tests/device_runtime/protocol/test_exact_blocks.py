@@ -15,7 +15,7 @@ from device_runtime import turn as turn_module
 from device_runtime.protocol.device_session import DeviceSession, Generation
 from device_runtime.protocol.edge_session import EdgeSession
 from device_runtime.protocol.edge_states import EdgeFacts
-from device_runtime.protocol.grid import GRID
+from device_runtime.protocol.grid import GRID, Grid
 from device_runtime.protocol.law import Law, prob_of
 from device_runtime.protocol.sampling import Sampling, to_law
 from device_runtime.protocol.schemes import SCHEMES
@@ -54,10 +54,11 @@ def law_after(table: Table, text: Text, sampling: Sampling = PLAIN) -> Law:
     return to_law(table[text[-1]], sampling, text[1:])
 
 
-def cuts(sampling: Sampling = PLAIN) -> tuple[int, ...]:
+def cuts(scheme: Scheme, sampling: Sampling = PLAIN) -> tuple[int, ...]:
     """The grid indices that drafted ones are compared with, for laws without memory."""
     probs = [to_law(row, sampling, ()).prob(np.arange(2)) for row in LLM]
-    return tuple(sorted({*GRID.floor(np.concatenate(probs)).tolist()}))
+    grid: Grid = getattr(scheme, "grid", GRID)
+    return tuple(sorted({*grid.floor(np.concatenate(probs)).tolist()}))
 
 
 def joint_law(
@@ -192,7 +193,8 @@ def played(
 ) -> float:
     """The distance of what `kind` writes from what the LLM alone writes."""
     law = enumerate_law(
-        lambda coins, streams: kind(scheme, gamma, num_tokens, coins, streams, bonus)(), cuts()
+        lambda coins, streams: kind(scheme, gamma, num_tokens, coins, streams, bonus)(),
+        cuts(scheme),
     )
     return distance(law, joint_law(num_tokens))
 
@@ -267,7 +269,7 @@ def session_law(
     generation = Generation(SCHEMES[scheme], sampling, seed=0, end_ids=end_ids)
     return enumerate_law(
         lambda coins, streams: written(coins, streams, generation, num_tokens, gamma),
-        cuts(sampling),
+        cuts(SCHEMES[scheme], sampling),
     )
 
 

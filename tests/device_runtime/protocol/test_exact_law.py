@@ -23,7 +23,7 @@ from device_runtime.protocol.schemes import SCHEMES
 from device_runtime.protocol.schemes.base import Ask, Drafted, Place, Scheme
 from device_runtime.protocol.schemes.coupled import coupled_token
 from device_runtime.protocol.schemes.known_draft import KnownDraft
-from device_runtime.protocol.schemes.packed import DssdPacked
+from device_runtime.protocol.schemes.packed import PACKED_GRID, DssdPacked
 from device_runtime.protocol.schemes.sqs import Lattice
 from device_runtime.protocol.schemes.thinned import DssdThinned
 from device_runtime.protocol.schemes.tk_slt import Pairs
@@ -43,7 +43,7 @@ class Subject:
 
 EXACT = {
     "greedy-draft": Subject(SCHEMES["greedy-draft"]),
-    "dssd-packed": Subject(SCHEMES["dssd-packed"], GRID),
+    "dssd-packed": Subject(SCHEMES["dssd-packed"], PACKED_GRID),
     "dssd-packed, coarse": Subject(DssdPacked(COARSE), COARSE),
     "dssd-thinned": Subject(SCHEMES["dssd-thinned"], GRID),
     "dssd-thinned, coarse": Subject(DssdThinned(COARSE), COARSE),
