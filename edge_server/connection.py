@@ -77,7 +77,7 @@ class Connection(Generic[S]):
         self._inbox: asyncio.Queue[bytes | None] = asyncio.Queue(MAX_UNANSWERED)
         """Messages to answer; None stands for a text message."""
         self._held: Held[S] | None = None
-        pass
+        self._num_refusals = 0
         self._draining = False
         self._idle = asyncio.Event()
         """Set while no message is being answered."""
@@ -163,7 +163,7 @@ class Connection(Generic[S]):
             await self._send(encode(Refusal(ErrorCode.INTERNAL)))
             raise OverError(WSCloseCode.INTERNAL_ERROR, b"internal error") from None
         else:
-            pass
+            self._num_refusals = 0
 
     async def _receive(self, received: bytes | None) -> None:
         data = _binary(received)
