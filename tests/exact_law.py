@@ -20,6 +20,7 @@ from device_runtime.protocol.grid import Grid
 from device_runtime.protocol.law import Floats, Ids, Law
 from device_runtime.protocol.randomness import Purpose, Streams
 from device_runtime.protocol.schemes.base import Ask, Drafted, Place, Scheme, Vocabulary
+from device_runtime.protocol.schemes.packed import DssdPacked
 from device_runtime.protocol.wire import BitReader, BitWriter, Reader, Writer
 
 Outcome = TypeVar("Outcome", bound=Hashable)
@@ -186,7 +187,7 @@ def emitted_law(
     """Law (num_ids,) of the token that stands at one place, through all four codecs.
 
     The device knows ids below num_shared. It asks for num_draws draws at a time, after `patience`
-    answers in vain for the whole row. With a grid, scaled indices are cut at the levels of p.
+    answers in vain for the whole row. With a grid, scaled indices are cut at the levels of p̃.
     """
     vocab, shared = Vocabulary(num_ids), Vocabulary(num_shared or num_ids)
     place = Place(seed=0, position=0)
@@ -206,9 +207,17 @@ def emitted_law(
             received = Drafted(-1)  # what a request for more draws knows of it
         raise AssertionError
 
-    cuts = () if grid is None else tuple(sorted({*grid.floor(p.prob(p.support())).tolist()}))
-    law = enumerate_law(run, cuts)
+    law = enumerate_law(run, () if grid is None else cuts_of(scheme, p, grid))
     return np.array([law.get(token_id, 0.0) for token_id in range(num_ids)])
+
+
+def cuts_of(scheme: Scheme, p: Law, grid: Grid) -> tuple[int, ...]:
+    """The indices of p̃: scaled ones are only ever compared with these."""
+    probs = p.prob(p.support())
+    if isinstance(scheme, DssdPacked):
+        rounding = scheme.rounding(p)
+        probs = rounding.level(rounding.number(probs))
+    return tuple(sorted({*grid.floor(probs).tolist()}))
 
 
 def deviation(

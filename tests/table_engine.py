@@ -38,7 +38,7 @@ class TableEngine:
         self.poison = -1
         self._running = False
 
-    def open(self) -> TableSlot:
+    def open(self, tenant: bytes = b"") -> TableSlot:
         slot = TableSlot()
         self.slots.append(slot)
         return slot

@@ -14,13 +14,13 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from device_runtime.protocol import messages
 from device_runtime.protocol.edge_codec import own_logprobs, read_block, to_verdict
-from device_runtime.protocol.edge_states import ALLOWED, EdgeFacts, Job, Rows, State, Step
+from device_runtime.protocol.edge_states import ALLOWED, EdgeFacts, Job, Outcome, Rows, State, Step
 from device_runtime.protocol.errors import ErrorCode, RemoteError
-from device_runtime.protocol.law import Law
+from device_runtime.protocol.judging import DraftedRows, Judging, written
 from device_runtime.protocol.messages import (
     Begin,
     Begun,
@@ -31,15 +31,17 @@ from device_runtime.protocol.messages import (
     Round,
     Stream,
     Tokens,
-    Welcome,
     encode,
     pad_verdict,
 )  # fmt: skip
+from device_runtime.protocol.messages.fields import MAX_ROWS
+from device_runtime.protocol.penalties import counted_tokens
 from device_runtime.protocol.randomness import edge_streams
 from device_runtime.protocol.schemes import scheme_coded
 from device_runtime.protocol.schemes.base import Ask, Drafted, Scheme, TokenReply, Vocabulary
+from device_runtime.protocol.schemes.on_edge import scheme_on_edge
 from device_runtime.protocol.tokens import TokenList
-from device_runtime.protocol.verify import Judgement, RoundKey, StreamsAt, judge_block, reject_again
+from device_runtime.protocol.verify import Judgement, RoundKey, StreamsAt, reject_again
 
 NUM_STORED_VERDICTS = 4
 """Answers kept for rounds that come again after a lost connection."""
@@ -48,8 +50,8 @@ NUM_STORED_VERDICTS = 4
 @dataclass(frozen=True, slots=True)
 class _PendingRound:
     message: Round
-    block: tuple[Drafted, ...]
     digest: bytes
+    judging: Judging
 
 
 class EdgeSession:
@@ -74,7 +76,7 @@ class EdgeSession:
         self._generation: Begin | None = None
         self._scheme: Scheme | None = None
         self._verdicts: OrderedDict[tuple[int, int], tuple[bytes, bytes]] = OrderedDict()
-        self._pending: _PendingRound | More | Begin | None = None
+        self._pending: _PendingRound | Judging | More | Begin | None = None
         self._stream_left = 0
 
     def receive(self, data: bytes) -> Step:
@@ -105,9 +107,10 @@ class EdgeSession:
         """Take the rows of the last job."""
         pending, self._pending = self._pending, None
         if self.state is State.STREAMING:
-            return self._stream_token(rows)
+            assert isinstance(pending, Judging)
+            return self._stream_tokens(pending, rows)
         if isinstance(pending, _PendingRound):
-            return Step(self._judge(pending, rows))
+            return self._judge(pending, rows)
         if isinstance(pending, More):
             return Step(self._judge_more(pending, rows))
         return Step(encode(Begun(len(self.tokens))))
@@ -121,16 +124,7 @@ class EdgeSession:
         resumed = hello.resume_token == self.resume_token
         self._vocab = Vocabulary(min(hello.num_ids, self.facts.num_ids))
         self.state = State.READY if resumed and self._generation else State.OPEN
-        welcome = Welcome(
-            model=self.facts.model,
-            resume_token=self.resume_token,
-            resumed=resumed,
-            num_ids=self.facts.num_ids,
-            vocabulary_hash=self.facts.vocabulary_hash(self._vocab.num_ids),
-            context_len=self.facts.context_len,
-            max_gamma=self.facts.max_gamma,
-            end_ids=self.facts.end_ids,
-        )
+        welcome = self.facts.welcome(self.resume_token, resumed, self._vocab.num_ids)
         return Step(encode(welcome))
 
     def _begin(self, begin: Begin) -> Step:
@@ -150,7 +144,7 @@ class EdgeSession:
         self._expected = (begin.epoch, begin.round_number)
         self._pending = begin
         self.state = State.READY
-        return Step(job=Job(tuple(self.tokens.ids), 0))
+        return Step(job=self._job_of_all(num_rows=0))
 
     def _round(self, message: Round, data: bytes) -> Step:
         key = (message.epoch, message.round_number)
@@ -167,21 +161,27 @@ class EdgeSession:
         num_tokens = message.base + len(message.appended)
         if message.base < generation.boundary:
             raise RemoteError(ErrorCode.WRONG_PREFIX, "a round reaches into the prompt")
-        if message.gamma > self.facts.max_gamma:
+        if message.gamma > min(self.facts.max_gamma, scheme.max_gamma(self._vocab)):
             raise RemoteError(ErrorCode.TOO_LARGE, f"gamma {message.gamma}")
         if num_tokens + message.gamma > self.facts.context_len:
             raise RemoteError(ErrorCode.CONTEXT_FULL, f"context {self.facts.context_len}")
-        block = read_block(message, scheme, self._vocab)
-        self._pending = _PendingRound(message, block, digest)
-        tokens = (
-            *self.tokens.ids[: message.base],
-            *message.appended,
-            *(drafted.token_id for drafted in block),
-        )
         num_rows = message.gamma + 1
         if Flags.LOGPROBS in message.flags:
             num_rows += len(message.appended)
-        return Step(job=Job(tokens, num_rows))
+        if num_rows > MAX_ROWS:
+            raise RemoteError(ErrorCode.TOO_LARGE, f"{num_rows} rows of logits")
+        block = read_block(message, scheme, self._vocab)
+        drafted_ids = [drafted.token_id for drafted in block]
+        tokens = self.tokens.followed_by(message.base, (*message.appended, *drafted_ids))
+        judging = Judging(
+            scheme, generation.sampling, generation.boundary,
+            RoundKey(generation.seed, message.epoch, message.round_number),
+            tokens, block, frozenset(generation.end_ids), Ask(message.num_draws),
+            bonus=Flags.NO_BONUS not in message.flags,
+            skipped=num_rows - message.gamma - 1, streams_at=self._streams_at,
+        )  # fmt: skip
+        self._pending = _PendingRound(message, digest, judging)
+        return Step(job=Job(tokens, num_rows, judging))
 
     def _more(self, more: More) -> Step:
         if isinstance(self._scheme, TokenReply):
@@ -191,39 +191,30 @@ class EdgeSession:
         if more.base != len(self.tokens) or not self.tokens.holds(more.base, more.prefix_hash):
             raise RemoteError(ErrorCode.WRONG_PREFIX, f"more draws at position {more.base}")
         self._pending = more
-        return Step(job=Job(tuple(self.tokens.ids), 1))
+        return Step(job=self._job_of_all(num_rows=1))
 
     def _check_tokens(self, base: int, prefix_hash: int, appended: Sequence[int]) -> None:
         if not self.tokens.holds(base, prefix_hash):
             raise RemoteError(ErrorCode.WRONG_PREFIX, f"this side has {len(self.tokens)} tokens")
-        if any(token_id >= self.facts.num_ids for token_id in appended):
+        if max(appended, default=0) >= self.facts.num_ids:
             raise RemoteError(ErrorCode.BAD_TOKEN_ID, f"ids must be below {self.facts.num_ids}")
 
-    def _judge(self, pending: _PendingRound, rows: Rows) -> bytes:
-        message, (generation, scheme) = pending.message, self._in_force()
-        context = [*self.tokens.ids[: message.base], *message.appended]
-        context += [drafted.token_id for drafted in pending.block]
-        num_tokens = message.base + len(message.appended)
-        skipped = len(message.appended) if Flags.LOGPROBS in message.flags else 0
+    def _job_of_all(self, num_rows: int) -> Job:
+        return Job(self.tokens.followed_by(len(self.tokens)), num_rows)
 
-        def law_at(i: int) -> Law:
-            generated = context[generation.boundary : num_tokens + i]
-            return rows.law(skipped + i, generation.sampling, generated)
-
-        judgement = judge_block(
-            scheme, law_at, pending.block, num_tokens,
-            RoundKey(generation.seed, message.epoch, message.round_number),
-            Ask(message.num_draws), frozenset(generation.end_ids),
-            bonus=Flags.NO_BONUS not in message.flags, streams_at=self._streams_at,
-        )  # fmt: skip
-        self._advance(message, pending.block, judgement)
+    def _judge(self, pending: _PendingRound, rows: Rows) -> Step:
+        message = pending.message
+        judgement = pending.judging.judge(rows)
+        self._advance(message, pending.judging.block, judgement)
         new_ids = self.tokens.ids[message.base :]
         logprobs = own_logprobs(rows, new_ids) if Flags.LOGPROBS in message.flags else ()
         verdict = self._encode(message, judgement, logprobs)
         self._verdicts[message.epoch, message.round_number] = (pending.digest, verdict)
         while len(self._verdicts) > NUM_STORED_VERDICTS:
             self._verdicts.popitem(last=False)
-        return verdict
+        rejected, bonus = judgement.rejection is not None, judgement.next_token is not None
+        outcome = Outcome(message.gamma, judgement.num_accepted, rejected, bonus)
+        return Step(verdict, outcome=outcome)
 
     def _advance(self, message: Round, block: Sequence[Drafted], judgement: Judgement) -> None:
         self.tokens.truncate(message.base)
@@ -238,7 +229,8 @@ class EdgeSession:
 
     def _judge_more(self, more: More, rows: Rows) -> bytes:
         generation, scheme = self._in_force()
-        p = rows.law(0, generation.sampling, self.tokens.ids[generation.boundary :])
+        generated = counted_tokens(generation.sampling, self.tokens.ids, generation.boundary)
+        p = rows.law(0, generation.sampling, generated)
         key = RoundKey(generation.seed, more.epoch, more.round_number)
         ask = Ask(more.num_draws, more.first, more.whole_row)
         rejection = reject_again(scheme, p, more.base, key, ask, self._streams_at)
@@ -263,8 +255,9 @@ class EdgeSession:
         return self._next_of_stream(())
 
     def _cancel(self) -> Step:
-        """The job in hand still gives its token; that one closes the stream."""
-        self._stream_left = 0
+        """The job in hand still gives its token; that one closes the stream, if there is one."""
+        if self.state is State.STREAMING:
+            self._stream_left = 0
         return Step()
 
     def _close(self) -> Step:
@@ -280,21 +273,26 @@ class EdgeSession:
             self.state = State.OPEN
             return Step(encode(Tokens(ids, last=True)))
         reply = encode(Tokens(ids, last=False)) if ids else None
-        return Step(reply, Job(tuple(self.tokens.ids), 1))
+        return Step(reply, self._stream_job())
 
-    def _stream_token(self, rows: Rows) -> Step:
+    def _stream_job(self) -> Job:
+        """One token, or several where the edge drafts: never more than there is room for."""
         generation, scheme = self._in_force()
-        generated = self.tokens.ids[generation.boundary :]
-
-        def law_at(_: int) -> Law:
-            return rows.law(0, generation.sampling, generated)
-
-        key = RoundKey(generation.seed, *self._expected)
-        judgement = judge_block(
-            scheme, law_at, (), len(self.tokens), key, Ask(), frozenset(),
-            streams_at=self._streams_at,
+        room = min(self._stream_left, self.facts.context_len - len(self.tokens))
+        judging = Judging(
+            scheme_on_edge(scheme) if self.facts.edge_gamma else scheme,
+            generation.sampling, generation.boundary, RoundKey(generation.seed, *self._expected),
+            self.tokens.followed_by(len(self.tokens)), end_ids=frozenset(generation.end_ids),
+            gamma=min(self.facts.edge_gamma, room - 1), streams_at=self._streams_at,
         )  # fmt: skip
-        assert judgement.next_token is not None
-        self.tokens.append([judgement.next_token])
-        self._stream_left = max(0, self._stream_left - 1)
-        return self._next_of_stream((judgement.next_token,))
+        self._pending = judging
+        return Job(judging.tokens, 1, judging)
+
+    def _stream_tokens(self, judging: Judging, rows: Rows) -> Step:
+        if isinstance(rows, DraftedRows):
+            judging = rows.judging
+        ids = written(judging, judging.judge(rows))
+        self.tokens.append(ids)
+        self._stream_left = max(0, self._stream_left - len(ids))
+        step = self._next_of_stream(ids)
+        return replace(step, outcome=Outcome(num_streamed=len(ids), is_round=False))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from device_runtime.protocol.law import Law
 from device_runtime.protocol.messages import (
@@ -18,8 +18,12 @@ from device_runtime.protocol.messages import (
     More,
     Round,
     Stream,
+    Welcome,
 )
 from device_runtime.protocol.sampling import Sampling
+
+if TYPE_CHECKING:
+    from device_runtime.protocol.judging import Judging
 
 
 class State(Enum):
@@ -34,8 +38,9 @@ class State(Enum):
 
 ALLOWED: dict[State, tuple[type[Message], ...]] = {
     State.NEW: (Hello, Close),
-    State.OPEN: (Begin, Close),
-    State.READY: (Begin, Round, More, Stream, Close),
+    # A stream may end by itself while the device's Cancel is on its way.
+    State.OPEN: (Begin, Cancel, Close),
+    State.READY: (Begin, Round, More, Stream, Cancel, Close),
     State.STREAMING: (Cancel, Close),
     State.CLOSED: (),
 }
@@ -53,6 +58,21 @@ class EdgeFacts:
     context_len: int
     end_ids: tuple[int, ...]
     max_gamma: int = MAX_GAMMA
+    edge_gamma: int = 0
+    """Tokens of a stream that the edge may draft itself before it judges them."""
+
+    def welcome(self, resume_token: bytes, resumed: bool, num_shared: int) -> Welcome:
+        """What a device is told whose tokenizer defines `num_shared` of the ids."""
+        return Welcome(
+            model=self.model,
+            resume_token=resume_token,
+            resumed=resumed,
+            num_ids=self.num_ids,
+            vocabulary_hash=self.vocabulary_hash(num_shared),
+            context_len=self.context_len,
+            max_gamma=self.max_gamma,
+            end_ids=self.end_ids,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +81,8 @@ class Job:
 
     tokens: Sequence[int]
     num_rows: int
+    judging: Judging | None = field(default=None, compare=False)
+    """What will be done with the rows, for engines that make use of it."""
 
 
 class Rows(Protocol):
@@ -72,8 +94,22 @@ class Rows(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a job, for those who count; an answer to More settles nothing new."""
+
+    gamma: int = 0
+    num_accepted: int = 0
+    rejected: bool = False
+    bonus: bool = False
+    num_streamed: int = 0
+    """Tokens written without drafts of the device."""
+    is_round: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """What to send now, and what to compute next."""
 
     reply: bytes | None = None
     job: Job | None = None
+    outcome: Outcome | None = field(default=None, compare=False)

@@ -8,6 +8,7 @@ both ends agree exactly on every machine: no exp2, no log2. Neighbours differ by
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,7 @@ Indices = NDArray[np.int64]
 
 _MANTISSA_BITS = 52
 _BIAS = 1023
+_AS_DOUBLE, _AS_INTEGER = struct.Struct("<d").pack, struct.Struct("<q").unpack
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,11 @@ class Grid:
         index = (bits >> (_MANTISSA_BITS - self.mantissa_bits)) - self._offset
         floor: Indices = np.maximum(index, 0)
         return floor
+
+    def floor_of(self, value: float) -> int:
+        """The same for one value."""
+        bits: int = _AS_INTEGER(_AS_DOUBLE(value))[0]
+        return max(0, (bits >> (_MANTISSA_BITS - self.mantissa_bits)) - self._offset)
 
     def ceil(self, values: Floats) -> Indices:
         """Index of the smallest level ≥ each value in [0, 1]."""

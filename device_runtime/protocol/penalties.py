@@ -27,6 +27,14 @@ class Adjustments:
     shifts: Floats
 
 
+def counted_tokens(sampling: Sampling, tokens: Sequence[int], boundary: int) -> Sequence[int]:
+    """The tokens from `boundary` on, where penalties count them; else none, and nothing is copied.
+
+    Slices of what is returned are views: one for every row costs no copy either.
+    """
+    return memoryview(np.array(tokens[boundary:], np.int64).data) if sampling.penalises else ()
+
+
 def adjustments(sampling: Sampling, generated: Sequence[int], vocab_size: int) -> Adjustments:
     """What the parameters change after `generated`; ids from `vocab_size` on do not count."""
     counted = generated if sampling.penalises else ()

@@ -27,6 +27,10 @@ MIX_1 = 0xBF58476D1CE4E5B9
 MIX_2 = 0x94D049BB133111EB
 _WORD = (1 << 64) - 1
 
+_ONE, _GAMMA = np.uint64(1), np.uint64(GOLDEN_GAMMA)
+_FACTOR_1, _FACTOR_2 = np.uint64(MIX_1), np.uint64(MIX_2)
+_SHIFT_1, _SHIFT_2, _SHIFT_3 = np.uint64(30), np.uint64(27), np.uint64(31)
+
 
 class Purpose(IntEnum):
     """What a keyed stream of uniforms decides."""
@@ -37,6 +41,7 @@ class Purpose(IntEnum):
     UNCONDITIONAL = 4
     RESIDUAL = 5
     SHARED_NOISE = 6
+    EDGE_DRAFT = 7
 
 
 def stream_key(*words: int) -> int:
@@ -55,11 +60,16 @@ def _mix(z: int) -> int:
 
 def stream_bits(key: int, counters: NDArray[np.int64]) -> NDArray[np.uint64]:
     """64 bits (n,) at the counters (n,) of the stream."""
-    z = np.uint64(key) + (counters.astype(np.uint64) + np.uint64(1)) * np.uint64(GOLDEN_GAMMA)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(MIX_1)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(MIX_2)
-    result: NDArray[np.uint64] = z ^ (z >> np.uint64(31))
-    return result
+    z = counters.astype(np.uint64)  # and then in place: a few dozen values cost what the calls cost
+    z += _ONE
+    z *= _GAMMA
+    z += np.uint64(key)
+    z ^= z >> _SHIFT_1
+    z *= _FACTOR_1
+    z ^= z >> _SHIFT_2
+    z *= _FACTOR_2
+    z ^= z >> _SHIFT_3
+    return z
 
 
 def stream_uniforms(key: int, counters: NDArray[np.int64]) -> Floats:

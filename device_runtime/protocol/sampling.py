@@ -82,12 +82,19 @@ class Sampling:
 
 
 def to_law(
-    logits: Logits, sampling: Sampling, generated: Sequence[int], num_ids: int | None = None
+    logits: Logits,
+    sampling: Sampling,
+    generated: Sequence[int],
+    num_ids: int | None = None,
+    room: Floats | None = None,
 ) -> ArrayLaw:
     """The law of the next token from logits (vocab,) and the tokens generated before it.
 
     Only the first `num_ids` logits count: those beyond are padding. A logit of -inf is an id that
     cannot come. Raises LogitsError if no law follows.
+
+    room (num_ids,): where the weights of a law over all ids may lie, so that none are allocated. The
+    law is then good until the room is used again.
     """
     row = _penalised(logits[:num_ids], sampling, generated)
     top = int(row.argmax())  # the first of equals, or the first NaN
@@ -98,7 +105,7 @@ def to_law(
         return ArrayLaw.one_hot(top)
     ids = _candidates(row, best, sampling)
     values = row if len(ids) == len(row) else row[ids]
-    weights = _weights(values, best, sampling.temperature)
+    weights = _weights(values, best, sampling.temperature, room)
     if 0 < sampling.top_k < len(weights):
         kept = heaviest(weights, sampling.top_k)
         ids, weights = ids[kept], weights[kept]
@@ -134,10 +141,11 @@ def _candidates(row: Logits, best: float, sampling: Sampling) -> Ids:
     return np.flatnonzero(row >= floor)
 
 
-def _weights(values: Logits, best: float, temperature: float) -> Floats:
-    """exp((logit − best) / temperature) (n,), at most 1."""
+def _weights(values: Logits, best: float, temperature: float, room: Floats | None) -> Floats:
+    """exp((logit − best) / temperature) (n,), at most 1; in `room` where it has that size."""
     # In place: at 50,000 ids, fresh memory for every step would cost more than the arithmetic.
-    weights = values.astype(np.float64)
+    weights = np.empty(len(values)) if room is None or len(room) != len(values) else room
+    weights[:] = values
     with np.errstate(over="ignore"):  # towards -inf, which is right
         weights -= best
         if temperature != 1:

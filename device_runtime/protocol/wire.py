@@ -9,9 +9,14 @@ import math
 import struct
 from collections.abc import Sequence
 
+import numpy as np
+
 from device_runtime.protocol.errors import ErrorCode, LocalError, RemoteError
 
 MAX_VARINT = (1 << 64) - 1
+
+_FEW = 64
+"""Fewer numbers than that are read faster one by one."""
 
 
 class Writer:
@@ -117,7 +122,30 @@ class Reader:
         count = self.varint(max_count)
         if count > len(self._data) - self._at:
             raise malformed(f"{count} numbers do not fit into the rest of the message")
-        return tuple(self.varint(limit) for _ in range(count))
+        if count < _FEW:
+            return tuple(self.varint(limit) for _ in range(count))
+        return self._many_varints(count, limit)
+
+    def _many_varints(self, count: int, limit: int) -> tuple[int, ...]:
+        """A long prompt's ids: all of them in a few steps instead of a few steps each."""
+        rest = np.frombuffer(self._data, np.uint8, offset=self._at)
+        ends = np.flatnonzero(rest < 0x80)[:count]
+        if len(ends) < count:
+            raise malformed("the message ends inside a list of numbers")
+        lengths = np.diff(ends, prepend=-1)
+        if lengths.max() > 8:
+            raise RemoteError(ErrorCode.TOO_LARGE, "a number of a list has more than 56 bits")
+        starts = ends - lengths + 1
+        values = np.zeros(count, np.int64)
+        for at in range(int(lengths.max())):
+            reached = np.flatnonzero(lengths > at)
+            values[reached] |= (rest[starts[reached] + at].astype(np.int64) & 0x7F) << (7 * at)
+        if ((rest[ends] == 0) & (lengths > 1)).any():
+            raise malformed("a number is not in its shortest form")
+        if values.max() > limit:
+            raise RemoteError(ErrorCode.TOO_LARGE, f"{values.max()} is above the limit {limit}")
+        self._at += int(ends[-1]) + 1
+        return tuple(values.tolist())
 
     def block(self, max_len: int) -> bytes:
         return self._take(self.varint(max_len))
@@ -153,9 +181,7 @@ class BitWriter:
 
     def put_gamma(self, value: int) -> None:
         """Elias gamma code of value ≥ 0: short for small values."""
-        num_bits = (value + 1).bit_length()
-        self.put(0, num_bits - 1)
-        self.put(value + 1, num_bits)
+        self.put(value + 1, 2 * (value + 1).bit_length() - 1)  # leading zeros tell the length
 
     def getvalue(self) -> bytes:
         """The bits so far, zeros up to a whole byte."""

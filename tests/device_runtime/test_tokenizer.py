@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 
-from device_runtime.pieces import piece_rule
 from device_runtime.protocol.errors import BundleError
+from device_runtime.protocol.pieces import piece_rule
+from device_runtime.protocol.text_codec import Segment
 from device_runtime.protocol.vocabulary import read_vocabulary, vocabulary_hash
-from device_runtime.tokenizer import Segment, Tokenizer
+from device_runtime.tokenizer import Tokenizer
 from tests.tiny_bundle import HOLE, SPECIALS, byte_level_tokenizer
 
 FAIRY = "é 🧚🏽\n\nthe end"

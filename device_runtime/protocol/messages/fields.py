@@ -14,6 +14,9 @@ MAX_MESSAGE_BYTES = 4 << 20
 MAX_TOKENS = 1 << 20
 MAX_TOKEN_ID = (1 << 24) - 1
 MAX_GAMMA = 64
+MAX_ROWS = 128
+"""Most rows of logits one round may ask for: its block, the bonus, and log probabilities of tokens
+that the device added itself."""
 MAX_END_IDS = 64
 MAX_BIASES = 1024
 MAX_TEXT_BYTES = 256

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from device_runtime.protocol.errors import ConfigError, ErrorCode, RemoteError
 from device_runtime.protocol.grid import GRID
-from device_runtime.protocol.schemes.base import Scheme
+from device_runtime.protocol.schemes.base import Scheme, Vocabulary
 from device_runtime.protocol.schemes.coupled import Coupled
 from device_runtime.protocol.schemes.dsd import WholeRow
 from device_runtime.protocol.schemes.dssd import Dssd
@@ -43,6 +43,16 @@ def scheme_named(name: str) -> Scheme:
     if name not in SCHEMES:
         raise ConfigError(f"there is no scheme {name!r}; choose one of {', '.join(SCHEMES)}")
     return SCHEMES[name]
+
+
+def check_gamma(scheme: Scheme, gamma: int, num_ids: int) -> None:
+    """ConfigError where blocks of gamma tokens over so many ids are more than the scheme allows."""
+    limit = scheme.max_gamma(Vocabulary(num_ids))
+    if gamma > limit:
+        raise ConfigError(
+            f"gamma is {gamma}; {scheme.name} sends a law with every token, and over {num_ids} ids "
+            f"an edge takes at most {limit} of them at once: choose a smaller gamma or another scheme"
+        )
 
 
 def scheme_coded(code: int) -> Scheme:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from device_runtime.protocol.law import Law
+from device_runtime.protocol.messages.fields import MAX_GAMMA
 from device_runtime.protocol.randomness import Coins, Purpose, Streams
 from device_runtime.protocol.wire import BitReader, BitWriter, Reader, Writer
 
@@ -64,6 +65,10 @@ class Scheme(Protocol):
     lossless: bool
     """Whether the text follows p exactly."""
 
+    def max_gamma(self, vocab: Vocabulary) -> int:
+        """Longest block that an edge takes: its evidence must fit a message and be read quickly."""
+        ...
+
     def draft(self, q: Law, place: Place, coins: Coins) -> Drafted:
         """Device: a token to propose at this place."""
         ...
@@ -110,6 +115,9 @@ def draw_from_law(p: Law, streams: Streams) -> int:
 
 class NoEvidence:
     """Codec of schemes that send nothing of q."""
+
+    def max_gamma(self, vocab: Vocabulary) -> int:
+        return MAX_GAMMA
 
     def write_evidence(self, bits: BitWriter, block: Sequence[Drafted], vocab: Vocabulary) -> None:
         """Ids alone are sent."""

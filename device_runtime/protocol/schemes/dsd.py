@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from device_runtime.protocol.law import Law
+from device_runtime.protocol.messages.fields import MAX_GAMMA, MAX_MESSAGE_BYTES
 from device_runtime.protocol.schemes.base import Vocabulary
 from device_runtime.protocol.schemes.known_draft import IntegerLaw
 from device_runtime.protocol.schemes.weights import (
@@ -21,6 +22,8 @@ from device_runtime.protocol.schemes.weights import (
 from device_runtime.protocol.wire import BitReader, BitWriter, malformed
 
 _INDEX = np.dtype(">u2")
+_BESIDE_BYTES = 1 << 16
+"""Room for all that is in a message beside its block."""
 
 
 class WholeRow:
@@ -31,6 +34,10 @@ class WholeRow:
         weights = to_weights(q.prob(ids))
         kept = np.flatnonzero(weights)
         return IntegerLaw(ids[kept], weights[kept])
+
+    def max_gamma(self, vocab: Vocabulary) -> int:
+        room_bits = 8 * (MAX_MESSAGE_BYTES - _BESIDE_BYTES)
+        return min(MAX_GAMMA, room_bits // (vocab.id_bits + WEIGHT_BITS * vocab.num_ids))
 
     def write(self, bits: BitWriter, drafting: IntegerLaw, vocab: Vocabulary) -> None:
         row = np.zeros(vocab.num_ids, _INDEX)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from device_runtime.protocol.law import ArrayLaw, Floats, Law, prob_of
+from device_runtime.protocol.messages.fields import MAX_GAMMA
 from device_runtime.protocol.randomness import Coins, Purpose, Streams
 from device_runtime.protocol.schemes.base import Ask, Drafted, Place, Vocabulary, draw_from_law
 from device_runtime.protocol.wire import BitReader, BitWriter, Reader, Writer, malformed
@@ -39,6 +40,9 @@ class Dssd:
         self.name = name
         self.code = code
         self._dtype = np.dtype(row_dtype)
+
+    def max_gamma(self, vocab: Vocabulary) -> int:
+        return MAX_GAMMA
 
     def draft(self, q: Law, place: Place, coins: Coins) -> Drafted:
         token_id = int(coins.draw(q, 1)[0])

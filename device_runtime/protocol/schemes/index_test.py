@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from device_runtime.protocol.grid import Grid
 from device_runtime.protocol.law import Law, prob_of
+from device_runtime.protocol.messages.fields import MAX_GAMMA
 from device_runtime.protocol.randomness import Coins, Streams
 from device_runtime.protocol.schemes.base import Drafted, Place, Vocabulary, draw_from_law
 from device_runtime.protocol.wire import BitReader, BitWriter, malformed
@@ -25,13 +24,15 @@ class IndexTest:
     def __init__(self, grid: Grid) -> None:
         self.grid = grid
 
+    def max_gamma(self, vocab: Vocabulary) -> int:
+        return MAX_GAMMA
+
     def draft(self, q: Law, place: Place, coins: Coins) -> Drafted:
         token_id = int(coins.draw(q, 1)[0])
         return Drafted(token_id, coins.scaled(prob_of(q, token_id), self.grid))
 
     def accepts(self, p: Law, drafted: Drafted, place: Place, streams: Streams) -> bool:
-        floor = self.grid.floor(np.array([prob_of(p, drafted.token_id)]))[0]
-        return bool(drafted.evidence <= floor)
+        return bool(drafted.evidence <= self.grid.floor_of(prob_of(p, drafted.token_id)))
 
     def next_token(self, p: Law, place: Place, streams: Streams) -> int:
         return draw_from_law(p, streams)
@@ -43,9 +44,9 @@ class IndexTest:
     def read_evidence(
         self, bits: BitReader, token_ids: Sequence[int], vocab: Vocabulary
     ) -> tuple[Drafted, ...]:
-        block = []
+        block, index_bits = [], self.grid.index_bits
         for token_id in token_ids:
-            index = bits.take(self.grid.index_bits)
+            index = bits.take(index_bits)
             # 0 would stand for u·q(x) = 0, which no honest device sends: it passes where p is 0.
             if not 1 <= index < self.grid.num_levels:
                 raise malformed("a grid index is out of range")

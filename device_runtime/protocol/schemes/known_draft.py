@@ -50,6 +50,10 @@ class DraftCodec(Protocol):
         """The law to draft from instead of q."""
         ...
 
+    def max_gamma(self, vocab: Vocabulary) -> int:
+        """As of `Scheme`."""
+        ...
+
     def write(self, bits: BitWriter, drafting: IntegerLaw, vocab: Vocabulary) -> None: ...
 
     def read(self, bits: BitReader, vocab: Vocabulary) -> IntegerLaw: ...
@@ -71,6 +75,9 @@ class KnownDraft(TokenReply):
         self.name = name
         self.code = code
         self._codec = codec
+
+    def max_gamma(self, vocab: Vocabulary) -> int:
+        return self._codec.max_gamma(vocab)
 
     def draft(self, q: Law, place: Place, coins: Coins) -> Drafted:
         drafting = self._codec.rounded(q)

@@ -14,6 +14,7 @@ import numpy as np
 
 from device_runtime.protocol.lattice import LatticeCode, lattice_code, quantise
 from device_runtime.protocol.law import Law
+from device_runtime.protocol.messages.fields import MAX_GAMMA
 from device_runtime.protocol.schemes.base import Vocabulary
 from device_runtime.protocol.schemes.known_draft import IntegerLaw
 from device_runtime.protocol.schemes.tk_slt import most_probable
@@ -21,6 +22,8 @@ from device_runtime.protocol.wire import BitReader, BitWriter, malformed
 
 DEFAULT_RESOLUTION = 240
 """ℓ of the papers' coarser lattice."""
+MAX_WHOLE_GAMMA = 16
+"""Of `qsv`: reading the number of a flat law takes an edge about 2 ms, and strangers may send them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,9 @@ class Lattice:
         counts = quantise(q.prob(ids), self.resolution)
         kept = np.flatnonzero(counts)
         return IntegerLaw(ids[kept], counts[kept])
+
+    def max_gamma(self, vocab: Vocabulary) -> int:
+        return MAX_GAMMA if self.num_kept is not None else MAX_WHOLE_GAMMA
 
     def write(self, bits: BitWriter, drafting: IntegerLaw, vocab: Vocabulary) -> None:
         code = self._code(vocab)

@@ -16,14 +16,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from device_runtime.protocol.grid import Grid
 from device_runtime.protocol.law import Law
 from device_runtime.protocol.randomness import Coins, Purpose, Streams
 from device_runtime.protocol.schemes.base import Ask, Drafted, Place, Vocabulary
 from device_runtime.protocol.schemes.index_test import IndexTest
-from device_runtime.protocol.schemes.packed import PackedRow
+from device_runtime.protocol.schemes.packed import PackedRow, Rounding
 from device_runtime.protocol.wire import BitReader, BitWriter, Reader, Writer, malformed
 
 MAX_DRAWS = 1024
@@ -52,7 +51,7 @@ class DssdThinned(IndexTest):
 
     def reject(self, p: Law, drafted: Drafted, place: Place, streams: Streams, ask: Ask) -> Any:
         if ask.whole_row:
-            return PackedRow.of(p, self.grid, streams)
+            return PackedRow.of(p, Rounding(self.grid, 0), streams)
         count = min(max(1, ask.num_draws), MAX_DRAWS)
         drawn = streams(Purpose.DRAW, ask.first).draw(p, count)
         probs = p.prob(drawn)
@@ -60,10 +59,13 @@ class DssdThinned(IndexTest):
         unconditional = streams(Purpose.UNCONDITIONAL, ask.first).flip(
             1.0 - self.grid.level(indices) / probs
         )
-        ids, first, counts = np.unique(drawn, return_index=True, return_counts=True)
-        num_unconditional = [int(unconditional[drawn == token_id].sum()) for token_id in ids]
-        columns = (ids.tolist(), indices[first].tolist(), counts.tolist(), num_unconditional)
-        return tuple(Draws(*fields) for fields in zip(*columns, strict=True))
+        columns = (drawn.tolist(), indices.tolist(), unconditional.tolist())
+        found: dict[int, list[int]] = {}  # plain integers: faster than numpy for a few dozen
+        for token_id, index, is_unconditional in zip(*columns, strict=True):
+            counts = found.setdefault(token_id, [index, 0, 0])
+            counts[1] += 1
+            counts[2] += is_unconditional
+        return tuple(Draws(token_id, *found[token_id]) for token_id in sorted(found))
 
     def settle(self, q: Law, drafted: Drafted, rejection: Any, coins: Coins) -> int | None:
         if isinstance(rejection, PackedRow):
@@ -102,14 +104,15 @@ class DssdThinned(IndexTest):
 
 def write_draws(rejection: Sequence[Draws], grid: Grid) -> bytes:
     """Gaps between ids in a Golomb code whose parameter fits best, then index and counts."""
-    gaps = np.diff([draws.token_id for draws in rejection], prepend=-1) - 1
-    low_bits = best_low_bits(gaps)
+    ids = [draws.token_id for draws in rejection]
+    gaps = [token_id - before - 1 for before, token_id in zip([-1, *ids], ids, strict=False)]
+    low_bits, index_bits = best_low_bits(gaps), grid.index_bits
     bits = BitWriter()
     bits.put(low_bits, 5)
-    for gap, draws in zip(gaps.tolist(), rejection, strict=True):
+    for gap, draws in zip(gaps, rejection, strict=True):
         bits.put_gamma(gap >> low_bits)
         bits.put(gap & ((1 << low_bits) - 1), low_bits)
-        bits.put(draws.index, grid.index_bits)
+        bits.put(draws.index, index_bits)
         bits.put_gamma(draws.num_draws - 1)
         if draws.index:
             bits.put_gamma(draws.num_unconditional)
@@ -138,9 +141,12 @@ def read_draws(data: bytes, count: int, grid: Grid, vocab: Vocabulary) -> tuple[
     return tuple(rejection)
 
 
-def best_low_bits(gaps: NDArray[np.int64]) -> int:
-    """The Golomb parameter with the fewest bits for these gaps."""
-    shifts = np.arange(20)
-    heads = (gaps[:, None] >> shifts) + 1
-    num_bits = 2 * np.frexp(heads)[1] - 1 + shifts
-    return int(shifts[np.argmin(num_bits.sum(0))])
+def best_low_bits(gaps: Sequence[int]) -> int:
+    """The Golomb parameter with the fewest bits for these gaps, looked for around their mean."""
+
+    def num_bits(low_bits: int) -> int:
+        heads = sum(((gap >> low_bits) + 1).bit_length() for gap in gaps)
+        return 2 * heads + len(gaps) * low_bits
+
+    middle = (sum(gaps) // max(1, len(gaps))).bit_length()
+    return min(range(max(0, middle - 3), middle + 2), key=num_bits)

@@ -14,6 +14,7 @@ import numpy as np
 
 from device_runtime.protocol.bit_arrays import put_array, take_array
 from device_runtime.protocol.law import Ids, Law
+from device_runtime.protocol.messages.fields import MAX_GAMMA
 from device_runtime.protocol.schemes.base import Vocabulary
 from device_runtime.protocol.schemes.known_draft import IntegerLaw
 from device_runtime.protocol.schemes.weights import (
@@ -46,6 +47,9 @@ class Pairs:
         weights = to_weights(probs)
         kept = np.flatnonzero(weights)
         return IntegerLaw(ids[kept], weights[kept])
+
+    def max_gamma(self, vocab: Vocabulary) -> int:
+        return MAX_GAMMA
 
     def write(self, bits: BitWriter, drafting: IntegerLaw, vocab: Vocabulary) -> None:
         bits.put_gamma(len(drafting.ids) - 1)

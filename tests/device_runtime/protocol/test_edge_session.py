@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from device_runtime.protocol.edge_session import EdgeSession
-from device_runtime.protocol.edge_states import ALLOWED, EdgeFacts, Job, State, Step
+from device_runtime.protocol.edge_states import ALLOWED, Job, State, Step
 from device_runtime.protocol.errors import ErrorCode, RemoteError
 from device_runtime.protocol.messages import (
     Begin,
@@ -21,130 +19,41 @@ from device_runtime.protocol.messages import (
     Hello,
     Message,
     More,
-    Round,
     Stream,
     Tokens,
     Verdict,
     Welcome,
-    decode,
     encode,
 )
 from device_runtime.protocol.sampling import Sampling
 from device_runtime.protocol.schemes import SCHEMES
 from device_runtime.protocol.schemes.base import Vocabulary
 from device_runtime.protocol.schemes.thinned import DssdThinned
-from device_runtime.protocol.tokens import TokenList
 from device_runtime.protocol.wire import BitWriter
-from tests.table_model import TableRows, random_table, vocabulary_hash
-
-VOCAB = 12
-LLM = random_table(VOCAB, seed=1)
-CONTEXT_LEN = 64
-END_ID = 11
-FACTS = EdgeFacts("table", VOCAB, vocabulary_hash, CONTEXT_LEN, (END_ID,), max_gamma=8)
-RESUME_TOKEN = bytes(range(16))
-PROMPT = (3, 1, 4)
-GREEDY = Sampling(temperature=0.0)
-
-
-def greedy(token_id: int) -> int:
-    """What the LLM writes after a token."""
-    return int(LLM[token_id].argmax())
-
-
-def prefix_hash(tokens: tuple[int, ...]) -> int:
-    return TokenList(tokens).prefix_hash(len(tokens))
-
-
-HELLO = Hello("test", VOCAB)
-BEGIN = Begin(
-    base=0, prefix_hash=0, appended=PROMPT, boundary=3, scheme_code=SCHEMES["greedy-draft"].code,
-    sampling=GREEDY, seed=5, end_ids=(END_ID,),
-)  # fmt: skip
-
-
-def a_round(*ids: int, epoch: int = 0, number: int = 0, **more: Any) -> Round:
-    """A round of greedy drafts after the prompt."""
-    bits = BitWriter()
-    for token_id in ids:
-        bits.put(token_id, Vocabulary(VOCAB).id_bits)
-    fields: dict[str, Any] = {
-        "base": 3, "prefix_hash": prefix_hash(PROMPT), "appended": (), "gamma": len(ids),
-        "num_draws": 0, "block": bits.getvalue(),
-    }  # fmt: skip
-    return Round(epoch, number, **(fields | more))
-
-
-RIGHT = greedy(PROMPT[-1])
-WRONG = (RIGHT + 1) % (VOCAB - 1)
-
-
-def more_draws(**changes: Any) -> More:
-    fields: dict[str, Any] = {
-        "epoch": 0, "round_number": 0, "base": 3, "prefix_hash": prefix_hash(PROMPT),
-        "first": 5, "num_draws": 5, "whole_row": False,
-    }  # fmt: skip
-    return More(**(fields | changes))
-
-
-EXAMPLES: dict[type[Message], Message] = {
-    Hello: HELLO,
-    Begin: BEGIN,
-    Round: a_round(RIGHT),
-    More: more_draws(),
-    Stream: Stream(4),
-    Cancel: Cancel(),
-    Close: Close(),
-    Welcome: Welcome("m", b"", False, 1, b"", 1, 1, ()),
-    Begun: Begun(3),
-    Verdict: Verdict(0, 0, 0, Ending.NOTHING, b""),
-    Tokens: Tokens((), last=True),
-}
-"""One of every kind that makes sense after the prompt; those that only an edge sends, too."""
-
-
-def answer(session: EdgeSession, message: Message | bytes) -> list[Message]:
-    """Everything the edge sends back, run to the end over the table."""
-    step = session.receive(message if isinstance(message, bytes) else encode(message))
-    replies = [step.reply]
-    while step.job is not None:
-        step = session.commit(TableRows(LLM, step.job, VOCAB))
-        replies.append(step.reply)
-    return [decode(reply) for reply in replies if reply is not None]
-
-
-def in_state(state: State) -> EdgeSession:
-    """A session that was led there by messages alone."""
-    session = EdgeSession(FACTS, RESUME_TOKEN)
-    path: dict[State, list[Message]] = {
-        State.NEW: [],
-        State.OPEN: [HELLO],
-        State.READY: [HELLO, BEGIN],
-        State.STREAMING: [HELLO, BEGIN],
-        State.CLOSED: [HELLO, Close()],
-    }
-    for message in path[state]:
-        answer(session, message)
-    if state is State.STREAMING:
-        session.receive(encode(Stream(10)))
-    assert session.state is state
-    return session
-
-
-def snapshot(session: EdgeSession) -> dict[str, Any]:
-    """All that a session holds, comparable."""
-    tokens, verdicts = tuple(session.tokens.ids), dict(session._verdicts)
-    return {**vars(session), "tokens": tokens, "_verdicts": verdicts}
-
-
-def refused(session: EdgeSession, message: Message | bytes) -> ErrorCode:
-    """The code of the refusal; the session must be as it was."""
-    before = snapshot(session)
-    with pytest.raises(RemoteError) as error:
-        session.receive(message if isinstance(message, bytes) else encode(message))
-    assert snapshot(session) == before
-    return error.value.code
-
+from tests.edge_examples import (
+    BEGIN,
+    CONTEXT_LEN,
+    END_ID,
+    EXAMPLES,
+    FACTS,
+    GREEDY,
+    HELLO,
+    LLM,
+    PROMPT,
+    RESUME_TOKEN,
+    RIGHT,
+    VOCAB,
+    WRONG,
+    a_round,
+    answer,
+    greedy,
+    in_state,
+    more_draws,
+    prefix_hash,
+    refused,
+    snapshot,
+)
+from tests.table_model import TableRows, vocabulary_hash
 
 PAIRS = [(state, kind) for state in State for kind in EXAMPLES]
 
@@ -168,26 +77,27 @@ def test_every_pair_of_state_and_message_is_allowed_or_refused(
 def test_the_documented_table_is_the_one_in_force() -> None:
     """docs/protocol.md: a change here is a change there."""
     table = {
-        state.name: {kind.__name__ for kind in kinds if kind not in (Close, Cancel)}
+        state.name: {kind.__name__ for kind in kinds if kind is not Close}
         for state, kinds in ALLOWED.items()
     }
     assert table == {
         "NEW": {"Hello"},
-        "OPEN": {"Begin"},
-        "READY": {"Begin", "Round", "More", "Stream"},
-        "STREAMING": set(),
+        "OPEN": {"Begin", "Cancel"},
+        "READY": {"Begin", "Round", "More", "Stream", "Cancel"},
+        "STREAMING": {"Cancel"},
         "CLOSED": set(),
     }
     assert all(Close in kinds for state, kinds in ALLOWED.items() if state is not State.CLOSED)
-    assert Cancel in ALLOWED[State.STREAMING]
 
 
 TRANSITIONS = [
     (State.NEW, HELLO, State.OPEN),
     (State.NEW, Close(), State.CLOSED),
     (State.OPEN, BEGIN, State.READY),
+    (State.OPEN, Cancel(), State.OPEN),
     (State.OPEN, Close(), State.CLOSED),
     (State.READY, BEGIN, State.READY),
+    (State.READY, Cancel(), State.READY),
     (State.READY, a_round(RIGHT), State.READY),
     (State.READY, Close(), State.CLOSED),
     (State.STREAMING, Close(), State.CLOSED),
@@ -315,6 +225,24 @@ def test_a_cancelled_stream_ends_with_the_token_in_hand() -> None:
     step = session.commit(TableRows(LLM, step.job, VOCAB))
     assert step == Step(encode(Tokens((RIGHT,), last=True)))
     assert session.state is State.OPEN
+
+
+@pytest.mark.parametrize("state", [State.OPEN, State.READY])
+def test_a_cancel_that_comes_after_the_stream_ended_changes_nothing(state: State) -> None:
+    """It crossed the last tokens on the way; no answer to it may be taken for another's."""
+    session = in_state(state)
+    before = snapshot(session)
+    assert session.receive(encode(Cancel())) == Step()
+    assert snapshot(session) == before
+
+
+def test_a_cancel_that_crossed_the_last_tokens_leaves_the_next_stream_whole() -> None:
+    session = in_state(State.READY)
+    answer(session, Stream(2))
+    assert answer(session, Cancel()) == []
+    tail = tuple(session.tokens.ids)
+    answer(session, Begin(len(tail), prefix_hash(tail), (), 3, BEGIN.scheme_code, GREEDY, 5, ()))
+    assert len(answer(session, Stream(4))) == 4
 
 
 # repeated, altered, misplaced

@@ -1,7 +1,8 @@
 """Every lossless scheme emits p exactly, at one place, through all codecs.
 
 All ways the coins can fall are enumerated: no luck, no tolerance beyond rounding. That the check can
-fail is shown in test_exact_mutants.py; the laws of whole blocks are in test_exact_blocks.py.
+fail is shown in test_exact_mutants.py; the laws of whole blocks are in test_exact_blocks.py and, as
+sessions write them, in test_exact_sessions.py.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from device_runtime.protocol.schemes.tk_slt import Pairs
 from tests.exact_law import deviation, emitted_law
 
 COARSE = Grid(mantissa_bits=1, num_octaves=2)
+FINER = Grid(mantissa_bits=3, num_octaves=6)
 TOLERANCE = 1e-12
 
 
@@ -45,6 +47,7 @@ EXACT = {
     "greedy-draft": Subject(SCHEMES["greedy-draft"]),
     "dssd-packed": Subject(SCHEMES["dssd-packed"], PACKED_GRID),
     "dssd-packed, coarse": Subject(DssdPacked(COARSE), COARSE),
+    "dssd-packed, row coarser than the grid": Subject(DssdPacked(FINER, 0.3), FINER),
     "dssd-thinned": Subject(SCHEMES["dssd-thinned"], GRID),
     "dssd-thinned, coarse": Subject(DssdThinned(COARSE), COARSE),
     "dsd": Subject(SCHEMES["dsd"]),
@@ -125,7 +128,7 @@ def test_the_emitted_law_is_p_where_the_slm_knows_fewer_ids(name: str) -> None:
     assert np.abs(emitted - p.probs).max() < TOLERANCE
 
 
-@pytest.mark.parametrize("scheme", [DssdPacked(COARSE), DssdThinned(COARSE)])
+@pytest.mark.parametrize("scheme", [DssdPacked(COARSE, 0.3), DssdThinned(COARSE)])
 def test_lumping_the_indices_between_two_cuts_changes_nothing(scheme: Scheme) -> None:
     p, q, num_ids = laws_of(((0.15, 0.85, 0), (0.3, 0.6, 0.1)))
     assert error_of(Subject(scheme), p, q, num_ids) < TOLERANCE
@@ -204,6 +207,7 @@ class _At:
         self._scheme, self._place = scheme, place
         self.name, self.code, self.lossless = scheme.name, scheme.code, scheme.lossless
         self.settle, self.next_token = scheme.settle, scheme.next_token
+        self.max_gamma = scheme.max_gamma
         self.write_evidence, self.read_evidence = scheme.write_evidence, scheme.read_evidence
         self.write_rejection, self.read_rejection = scheme.write_rejection, scheme.read_rejection
 

@@ -18,6 +18,7 @@ from device_runtime.protocol.schemes.thinned import DssdThinned
 from tests.exact_law import deviation
 
 COARSE = Grid(mantissa_bits=1, num_octaves=2)
+FINER = Grid(mantissa_bits=3, num_octaves=6)
 
 
 class RatioUpsideDown(KnownDraft):
@@ -43,6 +44,14 @@ class RoundedUpInTheTest(DssdPacked):
     def accepts(self, p: Law, drafted: Drafted, place: Place, streams: Streams) -> bool:
         ceil = self.grid.ceil(np.array([prob_of(p, drafted.token_id)]))[0]
         return bool(drafted.evidence <= ceil)
+
+
+class JudgedOnAFinerRow(DssdPacked):
+    """The row is rounded to a step, the test compares with p on the finer grid."""
+
+    def accepts(self, p: Law, drafted: Drafted, place: Place, streams: Streams) -> bool:
+        floor = self.grid.floor(np.array([prob_of(p, drafted.token_id)]))[0]
+        return bool(drafted.evidence <= floor)
 
 
 class NothingUnconditional(DssdThinned):
@@ -130,6 +139,10 @@ MUTANTS: dict[str, tuple[Scheme, Scheme]] = {
     ),
     "the index test is the wrong way round": (IndexUpsideDown(COARSE), DssdThinned(COARSE)),
     "p is rounded up in the test only": (RoundedUpInTheTest(COARSE), DssdPacked(COARSE)),
+    "p is rounded to a step in the row only": (
+        JudgedOnAFinerRow(FINER, 0.3),
+        DssdPacked(FINER, 0.3),
+    ),
     "p stands for p-tilde on one side": (NothingUnconditional(COARSE), DssdThinned(COARSE)),
     "the first passing draw in id order is taken": (FirstInIdOrder(COARSE), DssdThinned(COARSE)),
     "draws are re-sent to fresh coins": (ResentDraws(COARSE), DssdThinned(COARSE)),

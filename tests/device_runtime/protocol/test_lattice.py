@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from device_runtime.protocol.lattice import (
     LatticeCode,
+    _largest,
     lattice_code,
     quantise,
     subset_of_rank,
@@ -84,6 +86,56 @@ def test_subsets_of_a_large_vocabulary_come_back() -> None:
     for size in (1, 2, 30, 240):
         members = sorted(rng.choice(50_272, size, replace=False).tolist())
         assert subset_of_rank(subset_rank(members), size) == members
+
+
+class Compared(int):
+    """A whole number that counts how often another is held against it."""
+
+    num_times = 0
+
+    def __ge__(self, other: int) -> bool:
+        self.num_times += 1
+        return super().__ge__(other)
+
+    def __lt__(self, other: int) -> bool:
+        self.num_times += 1
+        return super().__lt__(other)
+
+
+@pytest.mark.parametrize("num_ids", [300, 151_936, 1 << 24])
+@pytest.mark.parametrize("j", [1, 2, 30, 239, 240])
+def test_a_member_is_found_within_a_few_steps_in_whole_numbers(num_ids: int, j: int) -> None:
+    """A number from a stranger must not keep the edge searching: doubles find the place."""
+    for n in (j, j + 1, num_ids - 50, num_ids - 1):
+        product = math.perm(n, j)
+        for goal, largest in ((product, n), (math.perm(n + 1, j) - 1, n)):
+            compared = Compared(goal)
+            assert _largest(compared, j) == (largest, product)
+            assert compared.num_times <= 6
+
+
+def test_the_dearest_number_takes_one_product_per_member_and_no_binomial(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    code = lattice_code(151_936, 240, 240)
+    counts = {"perm": 0, "comb": 0}
+
+    def counted(name: str) -> Callable[[int, int], int]:
+        calculate: Callable[[int, int], int] = getattr(math, name)
+
+        def calculated(n: int, k: int) -> int:
+            counts[name] += 1
+            return calculate(n, k)
+
+        return calculated
+
+    for name in counts:
+        monkeypatch.setattr(math, name, counted(name))
+    ids, units = code.parts(code.num_numbers - 1)
+    assert ids.tolist() == list(range(151_936 - 240, 151_936))
+    assert units.tolist() == [1] * 240
+    assert counts["comb"] == 0
+    assert counts["perm"] <= 240 + 239
 
 
 @given(

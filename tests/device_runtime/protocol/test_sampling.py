@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from device_runtime.protocol.errors import ConfigError
 from device_runtime.protocol.law import Floats
-from device_runtime.protocol.sampling import LogitsError, Sampling
+from device_runtime.protocol.sampling import LogitsError, Sampling, to_law
 from tests.law_fixture import (
     INF,
     MUTANTS,
@@ -226,3 +226,24 @@ def test_logits_are_not_written_to(laws: Laws) -> None:
 def test_parameters_out_of_range_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
         Sampling(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("number", range(len(ROWS)))
+def test_a_law_in_given_room_has_the_same_bits(number: int) -> None:
+    row = list(ROWS.values())[number]
+    room = np.full(len(row), np.nan)
+    for sampling in every_sampling():
+        wanted = to_law(row, sampling, GENERATED)
+        law = to_law(row, sampling, GENERATED, room=room)
+        np.testing.assert_array_equal(law.ids, wanted.ids)
+        np.testing.assert_array_equal(law.probs, wanted.probs)
+
+
+def test_room_is_used_for_laws_over_all_ids_and_no_other() -> None:
+    row, room = np.linspace(-2, 2, 500).astype(np.float32), np.full(500, np.nan)
+    assert np.shares_memory(to_law(row, Sampling(), (), room=room)._weights, room)
+    kept = room.copy()
+    to_law(row, Sampling(temperature=0.0), (), room=room)
+    to_law(row, Sampling(top_k=10), (), room=room)
+    to_law(row, Sampling(), (), num_ids=400, room=room)
+    np.testing.assert_array_equal(room, kept)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from device_runtime.detokenizer import Detokenizer
+from device_runtime.protocol.detokenizer import Detokenizer
 from device_runtime.protocol.errors import ConfigError
 
 FAIRY = "a🧚🏽é"  # 1 + 4 + 4 + 2 bytes
@@ -187,3 +187,19 @@ def test_one_leading_space_is_dropped_if_asked_for() -> None:
 def test_an_empty_stop_string_is_refused() -> None:
     with pytest.raises(ConfigError, match="stop string is empty"):
         Detokenizer(lambda _: b"", ["a", ""])
+
+
+@pytest.mark.parametrize(
+    "tokens", list(cuts(b"abcab!")), ids=lambda tokens: b"|".join(tokens).decode()
+)
+def test_settled_tokens_are_never_taken_back(tokens: list[bytes]) -> None:
+    for stops in ([], ["cab!"], ["bca"], ["!!"], ["ab!", "x"]):
+        detokenizer = Detokenizer(tokens.__getitem__, stops)
+        text, settled = "", 0
+        for index in range(len(tokens)):
+            text += detokenizer.feed([index])
+            assert settled <= detokenizer.num_settled <= detokenizer.num_tokens
+            settled = detokenizer.num_settled
+            assert text.encode().startswith(b"".join(tokens[:settled]))
+        detokenizer.flush()
+        assert detokenizer.num_settled == detokenizer.num_tokens

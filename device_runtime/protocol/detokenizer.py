@@ -51,6 +51,11 @@ class Detokenizer:
         """How many of the tokens fed stand."""
         return len(self._ends)
 
+    @property
+    def num_settled(self) -> int:
+        """How many of the tokens fed no stop string can take back any more."""
+        return bisect_right(self._ends, self._num_released_bytes)
+
     def feed(self, token_ids: Iterable[int]) -> str:
         """Take more ids; the text that is certain now. Ids after a stop string are ignored."""
         text = ""
@@ -63,6 +68,7 @@ class Detokenizer:
     def flush(self) -> str:
         """The text still held back, half a character as U+FFFD. Nothing may be fed after it."""
         held, self._held = self._held, b""
+        self._num_released_bytes += len(held)
         return self._characters.decode(held, final=True)
 
     def _take(self, token_id: int) -> str:
@@ -96,6 +102,7 @@ class Detokenizer:
     def _end_at(self, start: int, stop: bytes) -> str:
         """Give out what stands before the stop string, and drop the tokens that reach into it."""
         self._stop = self._stops[stop]
-        del self._ends[bisect_right(self._ends, self._num_released_bytes + start) :]
         before, self._held = self._held[:start], b""
+        self._num_released_bytes += start
+        del self._ends[self.num_settled :]
         return self._characters.decode(before, final=True)
