@@ -17,6 +17,8 @@ from export.checkpoint import Checkpoint, refuse_hybrid
 from export.errors import ExportError
 
 TASK = "text-generation-with-past"
+_RECURRENT = ("lfm2", "lfm2_moe", "minimax", "nemotron_h", "recurrent_gemma")
+"""Beside those that transformers marks itself."""
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx", "seq_length")
 
 
@@ -31,7 +33,7 @@ def check(checkpoint: Checkpoint) -> None:
     """ExportError where no exporter knows the checkpoint's architecture."""
     kind = checkpoint.model_type
     model_class = getattr(transformers, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(kind, ""), None)
-    if getattr(model_class, "_is_stateful", False):
+    if getattr(model_class, "_is_stateful", False) or kind in _RECURRENT:
         refuse_hybrid(checkpoint.source, kind)
     if kind in supported():
         return

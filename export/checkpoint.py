@@ -1,12 +1,12 @@
 """Read a checkpoint's description and refuse, before any heavy work, what cannot be exported.
 
-Nothing here imports torch or transformers, runs code that came with a checkpoint, or unpickles.
+Nothing here loads weights, runs code that came with a checkpoint, or unpickles; transformers is only
+asked for the names of the models it has, where a checkpoint would rather bring a class along.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,12 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 
+from device_runtime.protocol.foreign_code import foreign_code
 from export.errors import ExportError
 
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
-_PLAIN_ATTENTION = (None, "eager", "sdpa", "flash_attention_2")
 _ATTENTION_KINDS = {"full_attention", "sliding_attention", "chunked_attention"}
 
 
@@ -151,34 +151,17 @@ def _json(path: Path, *, required: bool = False) -> dict[str, Any]:
     return data
 
 
-def _items(value: Any) -> Iterator[tuple[str, Any]]:
-    """Every key and value of a JSON value, at any depth."""
-    for key, inner in value.items() if isinstance(value, dict) else ():
-        yield key, inner
-        yield from _items(inner)
-    for inner in value if isinstance(value, list) else ():
-        yield from _items(inner)
-
-
 def _refuse_foreign_code(config: dict[str, Any], source: str) -> None:
-    """No code from a checkpoint, none from the hub's kernels (CVE-2026-4372), no other weights."""
-    for key, value in _items(config):
-        if key == "auto_map":
-            raise ExportError(
-                f"{source} asks to run code of its own (auto_map), which Tandem never does; if "
-                "transformers' built-in class fits these weights, remove auto_map from config.json"
-            )
-        attention = key in ("attn_implementation", "_attn_implementation")
-        if key == "_attn_implementation_internal" or (attention and value not in _PLAIN_ATTENTION):
-            raise ExportError(
-                f"{source} names an attention kernel in its config ({key}), which can make code "
-                "load from elsewhere; remove that line from config.json if you trust the rest"
-            )
-        if key == "transformers_weights":
-            raise ExportError(
-                f"{source} points to other weights (transformers_weights); remove that line from "
-                f"config.json and name the weights {_SINGLE}"
-            )
+    reason = foreign_code(config, _is_native)
+    if reason is not None:
+        raise ExportError(f"{source} {reason}")
+
+
+def _is_native(model_type: str) -> bool:
+    """Whether transformers itself has a causal language model of this kind; seldom asked."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    return model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 
 def _refuse_other_kinds(config: dict[str, Any], source: str) -> None:

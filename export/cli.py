@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from device_runtime.protocol.errors import ConfigError
-from export import bundle, checkpoint, convert
+from export import bundle, checkpoint, choose, convert
 from export.checkpoint import Checkpoint
+from export.choose import Choice
 from export.quiet import quiet_libraries
 
 if TYPE_CHECKING:
@@ -29,8 +29,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("checkpoint", metavar="CHECKPOINT", help="folder of a causal language model, or its hub id")
     add("--out", type=Path, required=True, metavar="BUNDLE", help="folder that gets the bundle")
     add("--device", metavar="PROFILE", help="hardware profile (see `tandem profiles list`)")
-    add("--graph", choices=convert.GRAPHS, default="optimum", help="default: %(default)s")
-    add("--weights", choices=convert.WEIGHTS, default="fp32", help="default: %(default)s")
+    add("--graph", choices=choose.GRAPHS, default="auto", help="default: fused where it exists")
+    add("--weights", choices=choose.WEIGHTS, default="auto",
+        help="default: what the profile says, else int4")  # fmt: skip
+    add("--accuracy-level", type=int, choices=choose.ACCURACY_LEVELS,
+        help="of quantised products: 4 rounds activations to int8, 0 and 1 do not "
+        "(default: what the profile says, else 4)")  # fmt: skip
+    add("--context", type=int, metavar="TOKENS",
+        help=f"longest text (default: the model's, at most {choose.DEFAULT_CONTEXT_LEN})"
+    )  # fmt: skip
     add("--force", action="store_true", help="replace an older bundle")
     add("--json", action="store_true", help="no progress; one JSON object on standard output")
 
@@ -61,13 +68,14 @@ def run(args: argparse.Namespace) -> int:
     # The file is named here because the libraries' output is redirected later on.
     console = Console(file=sys.stderr, quiet=args.json, highlight=False, soft_wrap=True)
     stages = Stages(console)
-    build = convert.builder(args.graph, args.weights)
-    _check_profile(args.device)
+    weights, level = choose.choose_weights(args.weights, args.accuracy_level, args.device)
     bundle.check_place(args.out, force=args.force)
-    found = _open_checkpoint(args, stages)
+    found, context_len = _open_checkpoint(args, stages)
+    graph = choose.choose_graph(args.graph, found)
+    choice = Choice(graph, weights, level, choose.choose_context(args.context, context_len))
     with bundle.replacing(args.out) as folder:
-        parity = _export(found, folder, args, build, stages)
-    report = _report(args, found, parity, stages)
+        parity = _export(found, folder, choice, stages)
+    report = _report(args, found, choice, parity, stages)
     report["wall_s"] = time.perf_counter() - started_s
     if args.json:
         print(json.dumps(report))
@@ -76,20 +84,11 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check_profile(name: str | None) -> None:
-    """An unknown profile is refused now; --weights auto will read the profile."""
-    if name is None:
-        return
-    import hw_profiles
+def _open_checkpoint(args: argparse.Namespace, stages: Stages) -> tuple[Checkpoint, int]:
+    """The checkpoint and its context length.
 
-    try:
-        hw_profiles.load(name)
-    except hw_profiles.ProfileError as error:
-        raise ConfigError(f"--device: {error}") from None
-
-
-def _open_checkpoint(args: argparse.Namespace, stages: Stages) -> Checkpoint:
-    """Everything that can be refused, before the first weight is read (or downloaded)."""
+    Everything that can be refused is refused before the first weight is read (or downloaded).
+    """
     from export import hub
 
     hub.show_progress(not args.json)
@@ -99,53 +98,52 @@ def _open_checkpoint(args: argparse.Namespace, stages: Stages) -> Checkpoint:
     with stages.stage("libraries_s", "Loading the libraries"):
         from export import architecture
     architecture.check(found)
-    architecture.context_len(found)
+    context_len = architecture.context_len(found)
     hub.fetch_weights(location)
     bundle.check_space(args.out, checkpoint.count_parameters(found.folder))
-    return found
+    return found, context_len
 
 
-def _export(
-    found: Checkpoint,
-    folder: Path,
-    args: argparse.Namespace,
-    build: convert.Builder,
-    stages: Stages,
-) -> Parity:
+def _export(found: Checkpoint, folder: Path, choice: Choice, stages: Stages) -> Parity:
     """Fill the folder; the parity check is passed when this returns."""
-    from export import architecture, parity
+    from export import parity
     from export.graph_signature import read_signature
+    from export.rounding import round_weights
 
     path = folder / bundle.GRAPH_FILE
-    context_len = architecture.context_len(found)
     with stages.stage("load_s", "Reading the weights"):
         model = convert.load_model(found)
-    with stages.stage("graph_s", "Tracing the graph"):
-        convert.convert(found, model, path, build)
+    if choice.weights != "fp32":
+        with stages.stage("round_s", f"Rounding the weights to {choice.weights}"):
+            round_weights(model, choice.weights)
+    with stages.stage("graph_s", f"Writing the {choice.graph} graph"):
+        convert.convert(found, model, path, choice)
         signature = read_signature(path)
     with stages.stage("parity_s", "Comparing the graph with the checkpoint"):
-        prompts = parity.encode_prompts(found.tokenizer, signature.vocab_size, context_len)
-        result = parity.check(model, path, signature, prompts, context_len)
+        prompts = parity.encode_prompts(found.tokenizer, signature.vocab_size, choice.context_len)
+        result = parity.check(model, path, signature, prompts, choice.context_len)
         parity.require(result)
     with stages.stage("write_s", "Writing tokenizer and manifest"):
         bundle.write_tokenizer(found, folder)
         bundle.write_manifest(
-            found, signature, folder, graph=args.graph, weights=args.weights,
-            num_heads=model.config.num_attention_heads, context_len=context_len,
+            found, signature, folder, graph=choice.graph, weights=choice.weights,
+            num_heads=model.config.num_attention_heads, context_len=choice.context_len,
         )  # fmt: skip
     return result
 
 
 def _report(
-    args: argparse.Namespace, found: Checkpoint, parity: Parity, stages: Stages
+    args: argparse.Namespace, found: Checkpoint, choice: Choice, parity: Parity, stages: Stages
 ) -> dict[str, Any]:
     sizes = bundle.file_sizes(args.out)
     return {
         "bundle": str(args.out),
         "source": found.source,
         "architecture": found.model_type,
-        "graph": args.graph,
-        "weights": args.weights,
+        "graph": choice.graph,
+        "weights": choice.weights,
+        "accuracy_level": choice.accuracy_level,
+        "context_len": choice.context_len,
         "size_bytes": sum(sizes.values()),
         "file_sizes_bytes": sizes,
         "stages": stages.seconds,
@@ -158,9 +156,16 @@ def _summary(report: dict[str, Any]) -> str:
     equal, total = parity["num_greedy_equal"], parity["num_greedy_tokens"]
     near_tie = parity["first_difference"]
     note = f" (near tie: top-two gap {near_tie['top_two_gap']:.1g})" if near_tie else ""
-    return (
+    lines = (
         f"{report['bundle']}: {report['architecture']}, {report['graph']} graph, "
         f"{report['weights']}, {report['size_bytes'] / 1e6:.1f} MB, {report['wall_s']:.1f} s\n"
         f"parity with the checkpoint: {equal} of {total} greedy tokens equal{note}, "
         f"logits within {parity['max_abs_logit_error']:.1g} (allowed {parity['tolerance']:.1g})"
     )
+    if (rounding := parity["activations"]) is not None:
+        share = rounding["num_greedy_equal"] / rounding["num_rows"]
+        lines += (
+            f"\nrounding activations to int8 changes logits by {rounding['relative_rms_error']:.1%} "
+            f"and keeps {share:.1%} of the first choices"
+        )
+    return lines

@@ -6,39 +6,35 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from device_runtime.protocol.errors import ConfigError
 from export.checkpoint import Checkpoint
+from export.choose import Choice
 from export.errors import ExportError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Builder = Callable[[Checkpoint, "PreTrainedModel", Path], None]
+Builder = Callable[["PreTrainedModel", Path, Choice], None]
 """Writes the ONNX file at the path (and external data beside it, named after it)."""
 
-GRAPHS = ("optimum", "fused")
-WEIGHTS = ("fp32", "int8", "int4")
+
+def _fused(model: PreTrainedModel, path: Path, choice: Choice) -> None:
+    from export import decoder_families, fused_graph
+
+    decoder = decoder_families.read_decoder(model, choice.context_len)
+    fused_graph.write(decoder, path, choice.weights, choice.accuracy_level)
 
 
-def _optimum_fp32(_checkpoint: Checkpoint, model: PreTrainedModel, path: Path) -> None:
-    from export import optimum_graph
+def _optimum(model: PreTrainedModel, path: Path, choice: Choice) -> None:
+    from export import optimum_graph, quantised_optimum
 
     optimum_graph.build(model, path)
+    if choice.weights != "fp32":
+        vocab_size: int = model.config.vocab_size
+        quantised_optimum.quantise(path, choice.weights, choice.accuracy_level, vocab_size)
 
 
-BUILDERS: dict[tuple[str, str], Builder] = {("optimum", "fp32"): _optimum_fp32}
-"""(graph, weights) → its builder; builders import their libraries when called."""
-
-
-def builder(graph: str, weights: str) -> Builder:
-    """The builder of this choice; ConfigError where it is not available."""
-    try:
-        return BUILDERS[graph, weights]
-    except KeyError:
-        works = " or ".join(f"`--graph {g} --weights {w}`" for g, w in BUILDERS)
-        raise ConfigError(
-            f"`--graph {graph} --weights {weights}` is not available yet; {works} works today"
-        ) from None
+BUILDERS: dict[str, Builder] = {"fused": _fused, "optimum": _optimum}
+"""graph → its builder; builders import their libraries when called."""
 
 
 def load_model(checkpoint: Checkpoint) -> PreTrainedModel:
@@ -71,10 +67,13 @@ def load_model(checkpoint: Checkpoint) -> PreTrainedModel:
     return model
 
 
-def convert(checkpoint: Checkpoint, model: PreTrainedModel, path: Path, build: Builder) -> None:
-    """Build the graph; whatever the exporter raises becomes an ExportError of one line."""
+def convert(checkpoint: Checkpoint, model: PreTrainedModel, path: Path, choice: Choice) -> None:
+    """Build the graph of a model whose weights were rounded to `choice.weights` before.
+
+    Whatever the exporter raises becomes an ExportError of one line.
+    """
     try:
-        build(checkpoint, model, path)
+        BUILDERS[choice.graph](model, path, choice)
     except ExportError:
         raise
     except Exception as error:

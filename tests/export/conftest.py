@@ -54,13 +54,15 @@ def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def llama_bundle(llama: Path, export: Export, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fused graph, float32."""
     out = tmp_path_factory.mktemp("bundles") / "llama"
-    assert export(llama, "--out", out, "--json") == 0
+    assert export(llama, "--out", out, "--weights", "fp32", "--json") == 0
     return out
 
 
 @pytest.fixture(scope="session")
 def gpt2_bundle(gpt2: Path, export: Export, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A graph that optimum traced, float32."""
     out = tmp_path_factory.mktemp("bundles") / "gpt2"
-    assert export(gpt2, "--out", out, "--json") == 0
+    assert export(gpt2, "--out", out, "--weights", "fp32", "--json") == 0
     return out

@@ -108,12 +108,8 @@ def test_a_config_without_model_type_is_refused(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"auto_map": {"AutoModelForCausalLM": "evil.Model"}}, "auto_map"),
-        ({"text_config": {"layers": [{"auto_map": {}}]}}, "auto_map"),
-        ({"_attn_implementation_internal": "evil/kernel"}, "attention kernel"),
-        ({"text_config": {"_attn_implementation_internal": "eager"}}, "attention kernel"),
+        ({"model_type": "evil", "auto_map": {"AutoModelForCausalLM": "evil.Model"}}, "auto_map"),
         ({"attn_implementation": "evil/kernel"}, "attention kernel"),
-        ({"_attn_implementation": {"": "evil/kernel"}}, "attention kernel"),
         ({"transformers_weights": "pytorch_model.bin"}, "transformers_weights"),
         ({"is_encoder_decoder": True}, "encoder-decoder"),
         ({"architectures": ["BertForMaskedLM"]}, "BertForMaskedLM, not a causal language model"),
@@ -136,6 +132,7 @@ def test_a_config_is_refused_for_what_it_asks(
         {"attn_implementation": None},
         {"layer_types": ["full_attention", "sliding_attention"]},
         {"architectures": None},
+        {"auto_map": {"AutoConfig": "spare.Config", "AutoModelForCausalLM": "spare.Model"}},
     ],
 )
 def test_harmless_settings_pass(folder: Path, change: dict[str, Any]) -> None:

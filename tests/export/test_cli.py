@@ -17,8 +17,8 @@ from device_runtime import cli as tandem
 from device_runtime.bundle import Bundle
 from device_runtime.protocol.errors import ConfigError
 from device_runtime.protocol.manifest import Manifest
-from export import convert, optimum_graph
-from export.checkpoint import Checkpoint
+from export import convert
+from export.choose import Choice
 from export.errors import ExportError
 from tests.tiny_models import (
     CHAT_TEMPLATE,
@@ -32,20 +32,23 @@ from tests.tiny_models import (
 )
 
 Export = Callable[..., int]
+FUSED = convert.BUILDERS["fused"]
 
 
 def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_the_manifest_describes_the_model(llama: Path, llama_bundle: Path) -> None:
-    manifest = Manifest.load(llama_bundle)
+def test_the_manifest_describes_the_model(llama: Path, export: Export, tmp_path: Path) -> None:
+    bundle = tmp_path / "out"
+    assert export(llama, "--out", bundle, "--json") == 0
+    manifest = Manifest.load(bundle)
     assert manifest == Manifest(
         format_version=1,
         source="llama",
         architecture="llama",
-        graph="optimum",
-        weights="fp32",
+        graph="fused",
+        weights="int4",
         num_layers=2,
         num_heads=4,
         num_kv_heads=2,
@@ -58,7 +61,7 @@ def test_the_manifest_describes_the_model(llama: Path, llama_bundle: Path) -> No
         logits_dtype="float32",
         input_ids_name="input_ids",
         attention_mask_name="attention_mask",
-        position_ids_name="position_ids",
+        position_ids_name=None,
         logits_name="logits",
         past_key_pattern="past_key_values.%d.key",
         past_value_pattern="past_key_values.%d.value",
@@ -67,11 +70,12 @@ def test_the_manifest_describes_the_model(llama: Path, llama_bundle: Path) -> No
         files=manifest.files,
         tool_versions=manifest.tool_versions,
     )
-    assert manifest.files.keys() == {"model.onnx", "tokenizer.json", "chat_template.jinja"}
+    files = {"model.onnx", "model.onnx_data", "tokenizer.json", "chat_template.jinja"}
+    assert manifest.files.keys() == files
     assert manifest.tool_versions["optimum-onnx"] == version("optimum-onnx")
-    Bundle.open(llama_bundle)  # checks the hashes
-    assert (llama_bundle / "chat_template.jinja").read_text() == CHAT_TEMPLATE
-    copied = (llama_bundle / "tokenizer.json").read_bytes()
+    Bundle.open(bundle)  # checks the hashes
+    assert (bundle / "chat_template.jinja").read_text() == CHAT_TEMPLATE
+    copied = (bundle / "tokenizer.json").read_bytes()
     assert copied == (llama / "tokenizer.json").read_bytes()
 
 
@@ -108,6 +112,8 @@ def test_json_is_all_there_is_under_json(
     assert parity["num_greedy_equal"] == parity["num_greedy_tokens"] == 100
     assert parity["max_abs_logit_error"] <= parity["tolerance"] < 1e-2
     assert parity["first_difference"] is None
+    assert (report["graph"], report["weights"], report["accuracy_level"]) == ("fused", "int4", 4)
+    assert 0 < parity["activations"]["relative_rms_error"] < 0.1
 
 
 def test_a_user_sees_the_stages_and_no_library(
@@ -118,13 +124,15 @@ def test_a_user_sees_the_stages_and_no_library(
     assert captured.err.splitlines() == [
         "Loading the libraries …",
         "Reading the weights …",
-        "Tracing the graph …",
+        "Rounding the weights to int4 …",
+        "Writing the fused graph …",
         "Comparing the graph with the checkpoint …",
         "Writing tokenizer and manifest …",
     ]
-    first, second = captured.out.splitlines()
-    assert first.startswith(f"{tmp_path / 'out'}: llama, optimum graph, fp32, ")
+    first, second, third = captured.out.splitlines()
+    assert first.startswith(f"{tmp_path / 'out'}: llama, fused graph, int4, ")
     assert second.startswith("parity with the checkpoint: 100 of 100 greedy tokens equal, logits")
+    assert third.startswith("rounding activations to int8 changes logits by ")
 
 
 @pytest.fixture
@@ -140,25 +148,16 @@ def test_force_replaces_an_older_bundle(old_bundle: Path, gpt2: Path, export: Ex
     assert list(old_bundle.parent.iterdir()) == [old_bundle]
 
 
-def replace_builder(
-    monkeypatch: pytest.MonkeyPatch, build: Callable[[PreTrainedModel, Path], None]
-) -> None:
-    def builder(_: Checkpoint, model: PreTrainedModel, path: Path) -> None:
-        build(model, path)
-
-    monkeypatch.setitem(convert.BUILDERS, ("optimum", "fp32"), builder)
+def noisy(model: PreTrainedModel, path: Path, choice: Choice) -> None:
+    FUSED(with_noise(model, 1e-2), path, choice)
 
 
-def noisy(model: PreTrainedModel, path: Path) -> None:
-    optimum_graph.build(with_noise(model, 1e-2), path)
-
-
-def crashing(_: PreTrainedModel, path: Path) -> None:
+def crashing(_: PreTrainedModel, path: Path, __: Choice) -> None:
     path.write_bytes(b"half a graph")
     raise RuntimeError("exporter broke\nwith a long story")
 
 
-def interrupted(_: PreTrainedModel, path: Path) -> None:
+def interrupted(_: PreTrainedModel, path: Path, __: Choice) -> None:
     path.write_bytes(b"half a graph")
     raise KeyboardInterrupt
 
@@ -172,7 +171,7 @@ def interrupted(_: PreTrainedModel, path: Path) -> None:
     ],
 )
 def test_a_failed_export_says_why_and_leaves_the_old_bundle(
-    build: Callable[[PreTrainedModel, Path], None],
+    build: convert.Builder,
     code: int,
     expected: str,
     old_bundle: Path,
@@ -180,7 +179,7 @@ def test_a_failed_export_says_why_and_leaves_the_old_bundle(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    replace_builder(monkeypatch, build)
+    monkeypatch.setitem(convert.BUILDERS, "fused", build)
     before = files(old_bundle)
     words = ["export", str(llama), "--out", str(old_bundle), "--force", "--json"]
     assert tandem.main(words) == code
@@ -195,7 +194,7 @@ def test_a_failed_export_says_why_and_leaves_the_old_bundle(
 def test_a_failed_export_leaves_no_folder(
     llama: Path, export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    replace_builder(monkeypatch, noisy)
+    monkeypatch.setitem(convert.BUILDERS, "fused", noisy)
     with pytest.raises(ExportError):
         export(llama, "--out", tmp_path / "out", "--json")
     assert list(tmp_path.iterdir()) == []
@@ -224,9 +223,8 @@ def test_weights_of_another_shape_are_refused(llama: Path, export: Export, tmp_p
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (["--graph", "fused"], "`--graph fused --weights fp32` is not available yet"),
-        (["--weights", "int8"], "`--graph optimum --weights int8` is not available yet"),
-        (["--weights", "int4"], "`--graph optimum --weights fp32` works today"),
+        (["--context", "15"], "--context 15: it must lie between 16 and 256"),
+        (["--context", "257"], "the positions the model was made for"),
         (["--device", "pi-of-pies"], "pi-of-pies"),
     ],
 )
@@ -236,6 +234,13 @@ def test_options_that_cannot_be_served_are_refused_at_once(
     with pytest.raises(ConfigError, match=expected):
         export(llama, "--out", tmp_path / "out", *options)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_fused_graph_is_refused_where_there_is_none(
+    gpt2: Path, export: Export, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"has no fused graph: the architecture gpt2.*optimum"):
+        export(gpt2, "--out", tmp_path / "out", "--graph", "fused")
 
 
 @pytest.mark.parametrize(

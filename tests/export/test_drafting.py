@@ -2,61 +2,77 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import onnxruntime
 import pytest
-import torch
-from transformers import AutoModelForCausalLM
 
 from device_runtime.bundle import Bundle
-from device_runtime.onnx_drafter import OnnxDrafter, RuntimeSettings
+from device_runtime.protocol.manifest import Manifest
 from export import optimum_graph
-from tests.tiny_models import (
-    ARCHITECTURES,
-    END_ID,
-    NUM_TOKENS,
-    save_checkpoint,
-    tiny_model,
-    tiny_tokenizer,
-)
+from export.decoder_families import FAMILIES
+from tests.export.greedy_text import PROMPT, drafted, generated
+from tests.tiny_models import ARCHITECTURES, save_checkpoint, tiny_model
 
 Export = Callable[..., int]
 
+WINDOWED = ("gemma2", "gemma3_text", "mistral")
+_SCALED = {"factor": 4.0, "original_max_position_embeddings": 64}
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama 3.2": (
+        "llama",
+        {
+            "rope_scaling": {
+                **_SCALED, "rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0
+            },
+            "tie_word_embeddings": True,
+        },
+    ),
+    "llama, yarn": ("llama", {"rope_scaling": {**_SCALED, "rope_type": "yarn"}}),
+    "llama, all biases": ("llama", {"attention_bias": True, "mlp_bias": True, "head_dim": 32}),
+    "llama, one kv head": ("llama", {"num_key_value_heads": 1}),
+    "qwen2, half windowed": (
+        "qwen2", {"use_sliding_window": True, "sliding_window": 32, "max_window_layers": 1}
+    ),
+    "phi3, long rope": (
+        "phi3",
+        {
+            "rope_scaling": {
+                "type": "longrope",
+                "short_factor": [1.0 + i / 10 for i in range(8)],
+                "long_factor": [2.0] * 8,
+            },
+            "original_max_position_embeddings": 128,
+        },
+    ),
+    "phi 4 mini": ("phi3", {"partial_rotary_factor": 0.5, "head_dim": 32, "hidden_size": 128}),
+    "gemma 3, scaled": (
+        "gemma3_text",
+        {
+            "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+            "num_hidden_layers": 6,
+            "sliding_window_pattern": 3,
+        },
+    ),
+    "mistral without window": ("mistral", {"sliding_window": None, "head_dim": 32}),
+}  # fmt: skip
+"""What else comes in the wild, each with a fused graph."""
 
-def generated(checkpoint: Path, prompt: list[int], num_tokens: int) -> list[int]:
-    """What transformers writes greedily, not stopping at an end token."""
-    model: Any = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
-    ids = torch.tensor([prompt])
-    text = model.generate(
-        ids,
-        attention_mask=torch.ones_like(ids),
-        do_sample=False,
-        max_new_tokens=num_tokens,
-        min_new_tokens=num_tokens,
-        eos_token_id=NUM_TOKENS + 1000,
-        pad_token_id=END_ID,
-    )
-    return [int(id_) for id_ in text[0, len(prompt) :]]
+
+def sees_windows() -> bool:
+    """onnxruntime before 1.24 lets a window see one position more."""
+    major, minor = map(int, onnxruntime.__version__.split(".")[:2])
+    return (major, minor) >= (1, 24)
 
 
-def drafted(bundle: Path, prompt: list[int], num_tokens: int) -> list[int]:
-    """What the device writes greedily from the bundle, taking back three tokens now and then."""
-    drafter = OnnxDrafter.open(bundle, RuntimeSettings(num_threads=1))
-    row = drafter.append(np.array(prompt))
-    written: list[int] = []
-    while len(written) < num_tokens:
-        written.append(int(row.argmax()))
-        if len(written) % 5 == 0:
-            drafter.append(np.array([7, 8, 9]))
-            drafter.truncate(len(prompt) + len(written) - 1)
-        row = drafter.append(np.array(written[-1:]))
-    return written
-
-
-PROMPT = tiny_tokenizer().encode("The fox went over the bridge").ids
+def check(export: Export, checkpoint: Path, out: Path, *options: str, graph: str = "fused") -> None:
+    """Export in float32 and compare; text and prompt go beyond windows of 32."""
+    assert export(checkpoint, "--out", out, "--weights", "fp32", "--json", *options) == 0
+    assert Manifest.load(out).graph == graph
+    assert drafted(out, PROMPT, 48) == generated(checkpoint, PROMPT, 48)
 
 
 def test_the_device_writes_what_transformers_writes_from_a_llama(
@@ -71,6 +87,60 @@ def test_the_device_writes_what_transformers_writes_from_a_padded_tied_float16_g
     assert drafted(gpt2_bundle, PROMPT, 64) == generated(gpt2, PROMPT, 64)
 
 
+@pytest.mark.parametrize("model_type", sorted(set(FAMILIES) - {"llama"}))
+def test_each_family_has_a_fused_graph(model_type: str, export: Export, tmp_path: Path) -> None:
+    if model_type in WINDOWED and not sees_windows():
+        pytest.skip("this onnxruntime's windows are one position wider")
+    checkpoint = save_checkpoint(tiny_model(model_type), tmp_path / "checkpoint")
+    check(export, checkpoint, tmp_path / "out")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_each_variant_has_a_fused_graph(variant: str, export: Export, tmp_path: Path) -> None:
+    model_type, config = VARIANTS[variant]
+    if "sliding" in str(config) and not sees_windows():
+        pytest.skip("this onnxruntime's windows are one position wider")
+    checkpoint = save_checkpoint(tiny_model(model_type, **config), tmp_path / "checkpoint")
+    check(export, checkpoint, tmp_path / "out")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model_type", ARCHITECTURES)
+def test_each_architecture_has_optimums_graph(
+    model_type: str, export: Export, tmp_path: Path
+) -> None:
+    checkpoint = save_checkpoint(tiny_model(model_type), tmp_path / "checkpoint")
+    check(export, checkpoint, tmp_path / "out", "--graph", "optimum", graph="optimum")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("weights", ["int8", "int8-dynamic", "int4"])
+@pytest.mark.parametrize("model_type", ARCHITECTURES)
+def test_each_architecture_is_quantised(
+    model_type: str,
+    weights: str,
+    export: Export,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The export itself compares: strictly what holds the weights, loosely what rounds the rest."""
+    if model_type in WINDOWED and not sees_windows():
+        pytest.skip("this onnxruntime's windows are one position wider")
+    checkpoint = save_checkpoint(tiny_model(model_type), tmp_path / "checkpoint")
+    assert export(checkpoint, "--out", tmp_path / "out", "--weights", weights, "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["graph"] == ("fused" if model_type in FAMILIES else "optimum")
+    assert report["parity"]["num_greedy_equal"] == 100
+    assert 0 < report["parity"]["activations"]["relative_rms_error"] < 0.1
+    assert len(drafted(tmp_path / "out", PROMPT, 8)) == 8
+
+
+def test_partly_rotated_heads_that_do_not_fit_go_by_optimum(export: Export, tmp_path: Path) -> None:
+    model = tiny_model("phi3", partial_rotary_factor=0.5)
+    check(export, save_checkpoint(model, tmp_path / "phi3"), tmp_path / "out", graph="optimum")
+
+
 def test_weights_too_large_for_one_file_lie_beside_the_graph(
     gpt2: Path,
     gpt2_bundle: Path,
@@ -80,18 +150,7 @@ def test_weights_too_large_for_one_file_lie_beside_the_graph(
 ) -> None:
     monkeypatch.setenv("FORCE_ONNX_EXTERNAL_DATA", "1")  # optimum: as if above 2 GB
     monkeypatch.setattr(optimum_graph, "MAX_INLINE_BYTES", 1000)
-    assert export(gpt2, "--out", tmp_path / "out", "--json") == 0
+    assert export(gpt2, "--out", tmp_path / "out", "--weights", "fp32", "--json") == 0
     names = Bundle.open(tmp_path / "out").manifest.files.keys()
     assert names == {"model.onnx", "model.onnx_data", "tokenizer.json"}
     assert drafted(tmp_path / "out", PROMPT, 8) == drafted(gpt2_bundle, PROMPT, 8)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("model_type", ARCHITECTURES)
-def test_each_architecture_is_exported_with_parity(
-    model_type: str, export: Export, tmp_path: Path
-) -> None:
-    """Prompts and text go beyond the sliding window of 32 that some of them have."""
-    checkpoint = save_checkpoint(tiny_model(model_type), tmp_path / model_type)
-    assert export(checkpoint, "--out", tmp_path / "out", "--json") == 0
-    assert drafted(tmp_path / "out", PROMPT, 48) == generated(checkpoint, PROMPT, 48)

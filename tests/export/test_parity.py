@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +14,14 @@ import pytest
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from export import parity
+from export import decoder_families, fused_graph, parity
 from export.errors import ExportError
 from export.graph_signature import GraphSignature, read_signature
 from export.parity import Difference, NumpyRunner, Parity, Rows
+from export.rounding import round_weights
 from tests.tiny_models import CONTEXT_LEN, tiny_model, tiny_tokenizer, with_noise
 
+ROOT = Path(__file__).parents[2]
 Check = Callable[[PreTrainedModel], Parity]
 GOOD = Parity(1e-6, 1e-4, 10, 4, 4, None)
 
@@ -33,6 +38,29 @@ def check(llama_bundle: Path) -> Check:
     prompts = parity.encode_prompts(tiny_tokenizer(), signature.vocab_size, CONTEXT_LEN)
     # Two prompts, one of them of a single token, show as much as four here.
     return lambda model: parity.check(model, path, signature, prompts[-2:], CONTEXT_LEN)
+
+
+def test_telemetry_is_off_before_onnxruntime_is_imported() -> None:
+    """An import hook looks at the environment when onnxruntime is first asked for, and ends there."""
+    code = """
+import os, sys
+class Hook:
+    def find_spec(self, name, path=None, target=None):
+        if name == "onnxruntime":
+            sys.exit(os.environ.get("ORT_DISABLE_TELEMETRY"))
+sys.meta_path.insert(0, Hook())
+import export.parity
+"""
+    environment = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == "1\n"
 
 
 def test_the_right_graph_passes(check: Check, model: PreTrainedModel) -> None:
@@ -62,10 +90,17 @@ def test_positions_that_start_anew_in_every_run_fail(
     feed = NumpyRunner._feed
 
     def anew(self: NumpyRunner, ids: Sequence[int]) -> dict[str, NDArray[np.generic]]:
-        return {**feed(self, ids), "position_ids": np.arange(len(ids))[None]}
+        fed = feed(self, ids)
+        if "position_ids" in fed:
+            return {**fed, "position_ids": np.arange(len(ids))[None]}
+        return {**fed, "attention_mask": np.ones((1, len(ids)), np.int64)}  # positions follow it
 
     monkeypatch.setattr(NumpyRunner, "_feed", anew)
-    assert not check(model).passed
+    try:
+        passed = check(model).passed
+    except ExportError:  # the fused graph does not even run
+        passed = False
+    assert not passed
 
 
 def test_a_rollback_that_drops_the_wrong_end_fails(
@@ -125,3 +160,46 @@ def test_a_very_short_context_is_checked_too(llama_bundle: Path, model: PreTrain
     result = parity.check(model, path, signature, prompts[-1:], 16)
     assert result.num_greedy_tokens == 13
     assert result.passed
+
+
+def rounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: float) -> Parity:
+    """Parity of an int4 graph whose own rows, not its exact copy's, get noise of `spoil`."""
+    model = tiny_model("llama")
+    round_weights(model, "int4")
+    path = tmp_path / "model.onnx"
+    fused_graph.write(decoder_families.read_decoder(model, CONTEXT_LEN), path, "int4", 4)
+    signature = read_signature(path)
+    replay = parity._replay
+
+    def spoilt(runner: NumpyRunner, text: parity._Text) -> Rows:
+        noise = np.random.default_rng(0).standard_normal(text.rows.shape)
+        rows: Rows = replay(runner, text) + spoil * text.rows.std() * noise.astype(np.float32)
+        return rows
+
+    monkeypatch.setattr(parity, "_replay", spoilt)
+    prompts = parity.encode_prompts(tiny_tokenizer(), signature.vocab_size, CONTEXT_LEN)
+    return parity.check(model, path, signature, prompts[-2:], CONTEXT_LEN)
+
+
+def test_a_quantised_graph_is_compared_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = rounded(tmp_path, monkeypatch, spoil=0)
+    assert result.passed
+    assert result.max_abs_logit_error < result.tolerance / 10
+    assert result.activations is not None
+    assert 0.001 < result.activations.relative_rms_error < 0.1
+    assert result.activations.num_greedy_equal > 0.8 * result.activations.num_rows
+
+
+def test_products_that_round_too_much_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = rounded(tmp_path, monkeypatch, spoil=0.5)
+    assert not result.passed
+    with pytest.raises(ExportError, match=r"rounding activations changes them by 0\.5"):
+        parity.require(result)
+
+
+def test_a_graph_that_does_not_run_is_refused(llama_bundle: Path) -> None:
+    path = llama_bundle / "model.onnx"
+    with pytest.raises(ExportError, match="the exported graph does not run"):
+        NumpyRunner(path, read_signature(path)).append([])

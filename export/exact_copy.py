@@ -1,0 +1,74 @@
+"""A copy of a quantised graph that computes with the same weights but leaves activations alone.
+
+Its logits must equal those of the rounded checkpoint but for the order of sums, so the parity check
+can be as strict on it as on float32; what rounding activations adds is then measured by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import onnx
+from onnx import GraphProto, NodeProto, TensorProto, helper
+
+_FLOAT32 = 1
+"""MatMulNBits' accuracy level: activations in float32."""
+
+
+@contextmanager
+def exact_copy(path: Path) -> Iterator[Path | None]:
+    """The copy, beside the graph for as long as needed; None where nothing is rounded."""
+    model = onnx.load(path, load_external_data=False)
+    if not _rewrite(model.graph):
+        yield None
+        return
+    copy = path.with_name("exact.onnx")
+    onnx.save(model, copy)
+    try:
+        yield copy
+    finally:
+        copy.unlink()
+
+
+def _rewrite(graph: GraphProto) -> bool:
+    """True where a node changed."""
+    nodes: list[NodeProto] = []
+    changed = False
+    for node in graph.node:
+        new = [node]
+        if node.op_type == "DynamicQuantizeMatMul":
+            new = _plain_product(node)
+        elif node.op_type == "MatMulNBits":
+            changed |= _set_level(node)
+        changed |= len(new) > 1
+        nodes += new
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return changed
+
+
+def _set_level(node: NodeProto) -> bool:
+    for attribute in node.attribute:
+        if attribute.name == "accuracy_level" and attribute.i > _FLOAT32:
+            attribute.i = _FLOAT32
+            return True
+    return False
+
+
+def _plain_product(node: NodeProto) -> list[NodeProto]:
+    """x · (codes × scales) + bias; onnxruntime would fuse a DequantizeLinear into other kernels."""
+    x, codes, scales, *rest = node.input
+    name, (result,) = node.name, node.output
+    bias = rest[1] if len(rest) > 1 else ""
+    wide, weight = f"{name}.wide", f"{name}.exact"
+    product = f"{name}.exact_product" if bias else result
+    nodes = [
+        helper.make_node("Cast", [codes], [wide], wide, to=TensorProto.FLOAT),
+        helper.make_node("Mul", [wide, scales], [weight], weight),
+        helper.make_node("MatMul", [x, weight], [product], product),
+    ]
+    if bias:
+        nodes.append(helper.make_node("Add", [product, bias], [result], result))
+    return nodes

@@ -1,0 +1,193 @@
+"""Write a decoder as a fused graph: GroupQueryAttention appends to one past/present buffer.
+
+Rotary positions lie inside the attention operator, queries, keys and values come from one product,
+and each norm adds the residual. The graph gives logits of every token that is run.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from onnx import TensorProto, ValueInfoProto, helper
+
+from export.decoder import Attention, Decoder, Layer, Mlp, Norm, Rotary
+from export.onnx_writer import MICROSOFT, OnnxWriter
+from export.weight_formats import WeightFormat, weight_format
+
+_GELU = {"gelu": "none", "gelu_tanh": "tanh"}
+
+
+def write(decoder: Decoder, path: Path, weights: str, accuracy_level: int) -> None:
+    """Write the ONNX file and its data; `weights` as `--weights` names it."""
+    with OnnxWriter(path) as writer:
+        _Graph(writer, decoder, weight_format(writer, weights, accuracy_level)).write()
+        writer.save(_inputs(decoder), _outputs(decoder))
+
+
+class _Graph:
+    def __init__(self, writer: OnnxWriter, decoder: Decoder, weights: WeightFormat) -> None:
+        self._writer = writer
+        self._decoder = decoder
+        self._weights = weights
+        self._last, self._total = self._lengths()
+        self._rotary = self._tables(decoder.rotary, "rotary")
+        local = decoder.local_rotary
+        self._local_rotary = self._rotary if local is None else self._tables(local, "local_rotary")
+
+    def write(self) -> None:
+        """All nodes from ids to logits."""
+        decoder, writer = self._decoder, self._writer
+        added = self._weights.embed("input_ids", decoder.embedding, "embedding")
+        if decoder.embedding_scale != 1:
+            added = self._scaled(added, decoder.embedding_scale, "embedding.scaled")
+        stream = ""
+        for index, layer in enumerate(decoder.layers):
+            stream, added = self._layer(stream, added, layer, index)
+        _, normed = self._add_and_norm(stream, added, decoder.final_norm, "final")
+        head = self._weights.tied if decoder.is_tied else self._weights.linear
+        if not decoder.logit_softcap:
+            head(normed, decoder.head, "logits")
+            return
+        raw = head(normed, decoder.head, "logits.raw")
+        small = self._scaled(raw, 1 / decoder.logit_softcap, "logits.small")
+        capped = writer.op("Tanh", small, name="logits.capped")
+        self._scaled(capped, decoder.logit_softcap, "logits")
+
+    def _layer(self, stream: str, added: str, layer: Layer, index: int) -> tuple[str, str]:
+        """The residual stream after the attention, and what the MLP adds to it."""
+        name = f"layers.{index}"
+        stream, x = self._add_and_norm(stream, added, layer.attention_norm, f"{name}.attention")
+        added = self._attention(x, layer.attention, index)
+        if layer.after_attention is not None:
+            added = self._norm(added, layer.after_attention, f"{name}.after_attention")
+        stream, x = self._add_and_norm(stream, added, layer.mlp_norm, f"{name}.mlp")
+        added = self._mlp(x, layer.mlp, f"{name}.mlp")
+        if layer.after_mlp is not None:
+            added = self._norm(added, layer.after_mlp, f"{name}.after_mlp")
+        return stream, added
+
+    def _add_and_norm(self, stream: str, added: str, norm: Norm, name: str) -> tuple[str, str]:
+        """(stream + added, its norm); there is no stream yet before the first layer."""
+        if not stream:
+            return added, self._norm(added, norm, f"{name}.norm")
+        normed, _, _, total = self._writer.ops(
+            "SkipSimplifiedLayerNormalization",
+            *(stream, added, self._writer.weight(f"{name}.norm.weight", norm.weight)),
+            outputs=[f"{name}.norm", "", "", f"{name}.stream"],
+            domain=MICROSOFT,
+            epsilon=norm.epsilon,
+        )
+        return total, normed
+
+    def _norm(self, x: str, norm: Norm, name: str) -> str:
+        weight = self._writer.weight(f"{name}.weight", norm.weight)
+        return self._writer.op(
+            "SimplifiedLayerNormalization",
+            *(x, weight),
+            name=name,
+            axis=-1,
+            epsilon=norm.epsilon,
+            stash_type=1,
+        )
+
+    def _attention(self, x: str, attention: Attention, index: int) -> str:
+        name = f"layers.{index}.attention"
+        parts = ("key", "value")
+        past = [f"past_key_values.{index}.{part}" for part in parts]
+        present = [f"present.{index}.{part}" for part in parts]
+        qkv = self._weights.linear(x, attention.qkv, f"{name}.qkv")
+        mixed, *_ = self._writer.ops(
+            "GroupQueryAttention",
+            *self._heads(qkv, attention, name),
+            *(*past, self._last, self._total),
+            *(self._local_rotary if attention.is_local else self._rotary),
+            outputs=[f"{name}.mixed", *present],
+            domain=MICROSOFT,
+            num_heads=self._decoder.num_heads,
+            kv_num_heads=self._decoder.num_kv_heads,
+            do_rotary=1,
+            scale=attention.scale,
+            softcap=attention.softcap,
+            local_window_size=attention.window or -1,
+        )
+        return self._weights.linear(mixed, attention.output, f"{name}.output")
+
+    def _heads(self, qkv: str, attention: Attention, name: str) -> tuple[str, str, str]:
+        """Query, key and value: packed as they came, or apart where heads are normed."""
+        if attention.q_norm is None or attention.k_norm is None:
+            return qkv, "", ""
+        writer, size = self._writer, self._decoder.head_size
+        heads = (self._decoder.num_heads, *(self._decoder.num_kv_heads,) * 2)
+        sizes = writer.weight(f"{name}.sizes", np.array([n * size for n in heads], np.int64))
+        query, key, value = writer.ops(
+            "Split", qkv, sizes, outputs=[f"{name}.{part}" for part in "qkv"], axis=-1
+        )
+        query = self._norm_heads(query, attention.q_norm, f"{name}.q_norm")
+        return query, self._norm_heads(key, attention.k_norm, f"{name}.k_norm"), value
+
+    def _norm_heads(self, x: str, norm: Norm, name: str) -> str:
+        writer, size = self._writer, self._decoder.head_size
+        apart = writer.weight(f"{name}.apart", np.array([0, 0, -1, size], np.int64))
+        heads = writer.op("Reshape", x, apart, name=f"{name}.heads")
+        together = writer.weight(f"{name}.together", np.array([0, 0, -1], np.int64))
+        normed = self._norm(heads, norm, name)
+        return writer.op("Reshape", normed, together, name=f"{name}.row")
+
+    def _mlp(self, x: str, mlp: Mlp, name: str) -> str:
+        writer = self._writer
+        gate = self._weights.linear(x, mlp.gate, f"{name}.gate")
+        up = self._weights.linear(x, mlp.up, f"{name}.up")
+        if mlp.activation == "silu":
+            active = writer.op(
+                "QuickGelu", gate, name=f"{name}.active", domain=MICROSOFT, alpha=1.0
+            )
+        else:
+            approximate = _GELU[mlp.activation]
+            active = writer.op("Gelu", gate, name=f"{name}.active", approximate=approximate)
+        product = writer.op("Mul", active, up, name=f"{name}.product")
+        return self._weights.linear(product, mlp.down, f"{name}.down")
+
+    def _scaled(self, x: str, factor: float, name: str) -> str:
+        weight = self._writer.weight(f"{name}.factor", np.array(factor, np.float32))
+        return self._writer.op("Mul", x, weight, name=name)
+
+    def _lengths(self) -> tuple[str, str]:
+        """Index (1,) of the last position and number of positions, from the mask's length alone."""
+        writer = self._writer
+        shape = writer.op("Shape", "attention_mask", name="mask_shape", start=1)
+        total = writer.op("Cast", shape, name="num_positions", to=TensorProto.INT32)
+        one = writer.weight("one", np.array([1], np.int32))
+        last = writer.op("Sub", total, one, name="last_position")
+        scalar = writer.weight("scalar_shape", np.array([], np.int64))
+        return last, writer.op("Reshape", total, scalar, name="total_positions")
+
+    def _tables(self, rotary: Rotary, name: str) -> tuple[str, str]:
+        cos = self._writer.weight(f"{name}.cos", rotary.cos)
+        return cos, self._writer.weight(f"{name}.sin", rotary.sin)
+
+
+def _inputs(decoder: Decoder) -> list[ValueInfoProto]:
+    integers = TensorProto.INT64
+    return [
+        helper.make_tensor_value_info("input_ids", integers, [1, "num_tokens"]),
+        helper.make_tensor_value_info("attention_mask", integers, [1, "num_positions"]),
+        *_cache(decoder, "past_key_values", "past_len"),
+    ]
+
+
+def _outputs(decoder: Decoder) -> list[ValueInfoProto]:
+    shape: list[str | int | None] = [1, "num_tokens", len(decoder.head.weight)]
+    return [
+        helper.make_tensor_value_info("logits", TensorProto.FLOAT, shape),
+        *_cache(decoder, "present", "present_len"),
+    ]
+
+
+def _cache(decoder: Decoder, prefix: str, length: str) -> list[ValueInfoProto]:
+    shape: list[str | int | None] = [1, decoder.num_kv_heads, length, decoder.head_size]
+    return [
+        helper.make_tensor_value_info(f"{prefix}.{index}.{part}", TensorProto.FLOAT, shape)
+        for index in range(len(decoder.layers))
+        for part in ("key", "value")
+    ]

@@ -1,0 +1,87 @@
+"""What is built: from the flags, else from the profile, else the default."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import hw_profiles
+from device_runtime.protocol.errors import ConfigError
+from export import choose
+from export.checkpoint import Checkpoint
+from tests.tiny_models import tiny_tokenizer
+
+HIDDEN = {"hidden_size": 64, "num_attention_heads": 4}
+
+
+def checkpoint(**config: Any) -> Checkpoint:
+    return Checkpoint(Path("here"), "it", {**HIDDEN, **config}, {}, {}, tiny_tokenizer())
+
+
+@pytest.mark.parametrize(
+    ("weights", "level", "profile", "expected"),
+    [
+        ("auto", None, None, ("int4", 4)),
+        ("fp32", None, None, ("fp32", 4)),
+        ("int8", 1, None, ("int8", 1)),
+        ("auto", None, "raspberry-pi-5", ("int4", 4)),
+        ("auto", None, "raspberry-pi-4", ("int4", 0)),
+        ("auto", 4, "raspberry-pi-4", ("int4", 4)),
+        ("int8", None, "raspberry-pi-5", ("int8", 4)),
+        ("int8", None, "raspberry-pi-4", ("int8-dynamic", 0)),
+        ("int8", None, "raspberry-pi-zero-2w", ("int8-dynamic", 0)),
+        ("int8", None, "generic-x86", ("int8", 4)),
+    ],
+)
+def test_flags_go_before_the_profile_and_the_profile_before_the_default(
+    weights: str, level: int | None, profile: str | None, expected: tuple[str, int]
+) -> None:
+    assert choose.choose_weights(weights, level, profile) == expected
+
+
+@pytest.mark.parametrize("name", hw_profiles.names())
+def test_every_profile_asks_for_weights_that_can_be_built(name: str) -> None:
+    weights, level = choose.choose_weights("auto", None, name)
+    assert weights in choose.WEIGHTS
+    assert level in choose.ACCURACY_LEVELS
+
+
+def test_an_unknown_profile_is_refused() -> None:
+    with pytest.raises(ConfigError, match="pi-of-pies"):
+        choose.choose_weights("auto", None, "pi-of-pies")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "config", "expected"),
+    [
+        ("auto", {"model_type": "llama"}, "fused"),
+        ("fused", {"model_type": "llama"}, "fused"),
+        ("optimum", {"model_type": "llama"}, "optimum"),
+        ("auto", {"model_type": "gpt2"}, "optimum"),
+        ("auto", {"model_type": "llama", "hidden_act": "relu2"}, "optimum"),
+        ("auto", {"model_type": "llama", "head_dim": 20}, "optimum"),
+        ("auto", {"model_type": "phi3", "partial_rotary_factor": 0.5}, "optimum"),
+        ("auto", {"model_type": "gemma3_text", "use_bidirectional_attention": True}, "optimum"),
+    ],
+)
+def test_the_graph_is_fused_where_it_can_be(
+    wanted: str, config: dict[str, Any], expected: str
+) -> None:
+    assert choose.choose_graph(wanted, checkpoint(**config)) == expected
+
+
+def test_a_fused_graph_that_cannot_be_is_refused_with_the_reason() -> None:
+    with pytest.raises(ConfigError, match=r"activation relu2 is not one of .*--graph optimum"):
+        choose.choose_graph("fused", checkpoint(model_type="llama", hidden_act="relu2"))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "made_for", "expected"), [(None, 256, 256), (None, 131072, 8192), (16, 256, 16),
+                                         (131072, 131072, 131072)]
+)  # fmt: skip
+def test_the_context_is_the_models_up_to_a_default(
+    wanted: int | None, made_for: int, expected: int
+) -> None:
+    assert choose.choose_context(wanted, made_for) == expected

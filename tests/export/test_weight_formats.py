@@ -1,0 +1,68 @@
+"""Every kind of weights computes W x + b and rows of the embedding, and stores tied weights once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper
+
+from export.choose import WEIGHTS
+from export.decoder import Linear
+from export.errors import ExportError
+from export.onnx_writer import OnnxWriter
+from export.quantise import to_blocks, to_columns
+from export.weight_formats import weight_format
+
+KINDS = [kind for kind in WEIGHTS if kind != "auto"]
+NUM_TOKENS, WIDTH = 300, 64
+IDS = np.array([[0, 7, 299]])
+BYTES_PER_WEIGHT = {"fp32": 4, "int8": 1 + 4 / 32, "int8-dynamic": 1 + 4 / 64, "int4": 0.5 + 4 / 32}
+
+
+def rounded(matrix: np.ndarray, kind: str) -> np.ndarray:
+    if kind == "fp32":
+        return matrix
+    if kind == "int8-dynamic":
+        codes, scales = to_columns(matrix)
+        return np.asarray(codes * scales[:, None])
+    return to_blocks(matrix, 4 if kind == "int4" else 8).dequantised()
+
+
+@pytest.fixture
+def table() -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((NUM_TOKENS, WIDTH)).astype(np.float32)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_embedding_and_head(kind: str, tied: bool, table: np.ndarray, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    bias = np.linspace(-1, 1, NUM_TOKENS, dtype=np.float32)
+    with OnnxWriter(path) as writer:
+        fmt = weight_format(writer, kind, accuracy_level=0)
+        rows = fmt.embed("ids", table, "rows")
+        (fmt.tied if tied else fmt.linear)(rows, Linear(table, bias), "logits")
+        ids = helper.make_tensor_value_info("ids", TensorProto.INT64, [1, "n"])
+        outputs = [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, "n", size])
+            for name, size in (("rows", WIDTH), ("logits", NUM_TOKENS))
+        ]
+        writer.save([ids], outputs)
+    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    got_rows, logits = session.run(None, {"ids": IDS})
+    weights = rounded(table, kind)
+    np.testing.assert_allclose(got_rows[0], weights[IDS[0]], rtol=1e-6)
+    expected = weights[IDS[0]] @ weights.T + bias
+    # Activations of int8-dynamic are rounded to 1/255 of their range.
+    np.testing.assert_allclose(logits[0], expected, atol=1.0 if kind == "int8-dynamic" else 1e-4)
+    stored = path.with_name("model.onnx_data").stat().st_size - bias.nbytes
+    copies = 1 if tied else 2
+    assert stored == pytest.approx(copies * table.size * BYTES_PER_WEIGHT[kind], rel=0.01)
+
+
+def test_an_embedding_that_does_not_divide_into_blocks_is_refused(tmp_path: Path) -> None:
+    with OnnxWriter(tmp_path / "model.onnx") as writer, pytest.raises(ExportError, match="40 col"):
+        weight_format(writer, "int4", 4).embed("ids", np.ones((3, 40), np.float32), "rows")
