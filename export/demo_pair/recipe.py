@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from transformers import LlamaConfig
 
@@ -20,20 +20,31 @@ class Phase:
 
 
 @dataclass(frozen=True, slots=True)
+class Stage:
+    """One schedule of steps: its own warm-up and decay of the learning rate, its own regularisation.
+
+    dropout acts on what each layer adds to the residual stream.
+    """
+
+    num_steps: int
+    learning_rate: float
+    phases: tuple[Phase, ...]
+    dropout: float = 0.0
+    weight_decay: float = 0.1
+    embedding_weight_decay: float = 0.0
+    warmup_steps: int = 60
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
-    """One model and its training."""
+    """One model and its training, stage after stage."""
 
     hidden_size: int
     num_layers: int
     num_heads: int
     num_kv_heads: int
     intermediate_size: int
-    num_steps: int
-    learning_rate: float
-    weight_decay: float = 0.1
-    warmup_steps: int = 60
-    # Most steps on short windows are cheaper; the last ones teach positions up to CONTEXT_LEN.
-    phases: tuple[Phase, ...] = field(default=(Phase(0.85, 16, 512), Phase(0.15, 8, 1024)))
+    stages: tuple[Stage, ...]
 
     def config(self) -> LlamaConfig:
         """The architecture as transformers reads it."""
@@ -51,10 +62,21 @@ class Recipe:
         )
 
 
-LLM = Recipe(320, 6, 5, 5, 896, num_steps=1400, learning_rate=5e-3)
+# Most steps see short windows, which are cheaper; the last ones teach positions up to CONTEXT_LEN.
+# Dropout and decay keep the LLM from learning its text by heart: without them its loss on the last
+# of 3.7 passes was 2.93 nats a token, and 3.79 on held-out text.
+LLM = Recipe(
+    320, 6, 5, 5, 896,
+    stages=(
+        Stage(
+            1700, 5e-3, (Phase(0.85, 16, 512), Phase(0.15, 8, 1024)),
+            dropout=0.15, weight_decay=0.3, embedding_weight_decay=0.1,
+        ),
+    ),
+)  # fmt: skip
 SLM = Recipe(
-    128, 2, 4, 2, 352, num_steps=300, learning_rate=6e-3, warmup_steps=30,
-    phases=(Phase(1.0, 4, 1024),),
+    128, 2, 4, 2, 352,
+    stages=(Stage(1800, 6e-3, (Phase(0.85, 8, 512), Phase(0.15, 4, 1024))),),
 )  # fmt: skip
 
 DISTILL_WEIGHT = 0.9

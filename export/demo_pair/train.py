@@ -1,27 +1,28 @@
 """Train the demo pair: `python -m export.demo_pair.train --corpus TALES.txt --validation HELD_OUT.txt`.
 
-The LLM learns the text; the SLM learns the LLM's law (0.9 KL + 0.1 cross-entropy). Matrices are
-optimised by Muon, which needs about half the steps AdamW does at this size; vectors and the tied
-embedding by AdamW. Writes one folder a model in the layout that transformers loads, and a log.
+The LLM learns the text; the SLM learns the LLM's law. Matrices are optimised by Muon, which needs
+about half the steps AdamW does at this size; vectors and the tied embedding by AdamW. Writes one
+folder a model in the layout that transformers loads, and a log.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch.utils.hooks import RemovableHandle
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from export.demo_pair import recipe
+from export.demo_pair.checkpoints import load_fp32, new_model, save
 from export.demo_pair.corpus import (
     END_TOKEN,
     encode_tales,
@@ -29,9 +30,12 @@ from export.demo_pair.corpus import (
     shuffled_windows,
     train_tokenizer,
 )
+from export.demo_pair.evaluate import held_out_loss, mean_acceptance
 
 HERE = Path(__file__).parent
+LOG_STEPS = 50
 Loss = Callable[[torch.Tensor], torch.Tensor]
+Log = Callable[[dict[str, object]], None]
 
 
 def text_loss(model: LlamaForCausalLM) -> Loss:
@@ -62,56 +66,72 @@ def distillation_loss(student: LlamaForCausalLM, teacher: LlamaForCausalLM) -> L
     return loss
 
 
-def optimizers(model: LlamaForCausalLM, r: recipe.Recipe) -> list[torch.optim.Optimizer]:
+def optimizers(model: LlamaForCausalLM, stage: recipe.Stage) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the layers, AdamW for the tied embedding and the norms."""
     inner = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     outer = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
     return [
         torch.optim.Muon(
             inner,
-            lr=r.learning_rate,
-            weight_decay=r.weight_decay,
+            lr=stage.learning_rate,
+            weight_decay=stage.weight_decay,
             adjust_lr_fn="match_rms_adamw",
         ),
-        torch.optim.AdamW(outer, lr=r.learning_rate, betas=(0.9, 0.95), weight_decay=0.0),
+        torch.optim.AdamW(
+            outer,
+            lr=stage.learning_rate,
+            betas=(0.9, 0.95),
+            weight_decay=stage.embedding_weight_decay,
+        ),
     ]
 
 
-def learning_rate(step: int, r: recipe.Recipe) -> float:
+def add_dropout(model: LlamaForCausalLM, rate: float) -> list[RemovableHandle]:
+    """Dropout on what each layer adds to the residual stream, while the model trains."""
+
+    def drop(module: torch.nn.Module, _: object, out: torch.Tensor) -> torch.Tensor:
+        return F.dropout(out, rate, module.training)
+
+    ends = ("o_proj", "down_proj", "embed_tokens")
+    inner = [module for name, module in model.named_modules() if name.endswith(ends)]
+    return [module.register_forward_hook(drop) for module in inner] if rate else []
+
+
+def learning_rate(step: int, stage: recipe.Stage) -> float:
     """Linear warm-up, then linear decay to zero at the last step."""
-    return r.learning_rate * min((step + 1) / r.warmup_steps, 1 - step / r.num_steps)
+    return stage.learning_rate * min((step + 1) / stage.warmup_steps, 1 - step / stage.num_steps)
 
 
-def phase_batches(ids: NDArray[np.int64], r: recipe.Recipe) -> Iterator[torch.Tensor]:
+def phase_batches(ids: NDArray[np.int64], stage: recipe.Stage) -> Iterator[torch.Tensor]:
     """num_steps batches of windows, phase after phase."""
-    ends = np.rint(np.cumsum([p.share for p in r.phases]) * r.num_steps).astype(int)
+    ends = np.rint(np.cumsum([p.share for p in stage.phases]) * stage.num_steps).astype(int)
     done = 0
-    for seed, (phase, end) in enumerate(zip(r.phases, ends, strict=True)):
+    for seed, (phase, end) in enumerate(zip(stage.phases, ends, strict=True)):
         batches = shuffled_windows(ids, phase.batch_size, phase.window_len, seed)
         for _ in range(done, end):
             yield next(batches)
         done = end
 
 
-def train(
+def train_stage(
     model: LlamaForCausalLM,
     loss_fn: Loss,
-    r: recipe.Recipe,
+    stage: recipe.Stage,
     ids: NDArray[np.int64],
-    log: Callable[[dict[str, float]], None],
+    log: Log,
     device: torch.device,
 ) -> None:
-    """Run the recipe; log the mean loss and the speed every 50 steps."""
+    """Run one stage; log the mean loss and the speed every LOG_STEPS steps."""
+    hooks = add_dropout(model, stage.dropout)
     compiled = torch.compile(loss_fn, dynamic=False)
-    optims = optimizers(model, r)
+    optims = optimizers(model, stage)
     model.train()
     losses: list[float] = []
     started = time.perf_counter()
     num_tokens = 0
-    for step, windows in enumerate(phase_batches(ids, r)):
-        for optim in optims:
-            for group in optim.param_groups:
-                group["lr"] = learning_rate(step, r)
+    for step, windows in enumerate(phase_batches(ids, stage)):
+        for group in (group for optim in optims for group in optim.param_groups):
+            group["lr"] = learning_rate(step, stage)
         loss = compiled(windows.to(device))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -120,70 +140,68 @@ def train(
             optim.zero_grad(set_to_none=True)
         losses.append(loss.item())
         num_tokens += windows[:, 1:].numel()
-        if (step + 1) % 50 == 0 or step + 1 == r.num_steps:
+        if (step + 1) % LOG_STEPS == 0 or step + 1 == stage.num_steps:
             elapsed_s = time.perf_counter() - started
             log({"step": step + 1, "loss": float(np.mean(losses)), "elapsed_s": elapsed_s,
                  "tokens_per_s": num_tokens / elapsed_s})  # fmt: skip
             losses.clear()
+    for hook in hooks:
+        hook.remove()
     model.eval()
 
 
-@torch.no_grad()
-def held_out_loss(
-    model: LlamaForCausalLM, ids: NDArray[np.int64], num_bytes: int, device: torch.device
-) -> dict[str, float]:
-    """Loss over non-overlapping full-context windows in float32: nats per token, bits per byte."""
-    length = recipe.CONTEXT_LEN
-    starts = range(0, len(ids) - 1, length)
-    total = 0.0
-    for start in starts:
-        window = torch.from_numpy(ids[None, start : start + length + 1]).to(device)
-        logits = model(input_ids=window[:, :-1], use_cache=False).logits
-        total += F.cross_entropy(logits[0], window[0, 1:], reduction="sum").item()
-    return {
-        "nats_per_token": total / (len(ids) - 1),
-        "bits_per_byte": total / math.log(2) / num_bytes,
-    }
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """What every part of the training shares."""
 
+    tokenizer: PreTrainedTokenizerFast
+    ids: NDArray[np.int64]
+    out: Path
+    device: torch.device
+    log: Log
 
-@torch.no_grad()
-def mean_acceptance(
-    llm: LlamaForCausalLM, slm: LlamaForCausalLM, ids: NDArray[np.int64], device: torch.device
-) -> float:
-    """alpha = mean over positions of 1 − D(p, q) = Σ min(p, q) at temperature 1."""
-    length = recipe.CONTEXT_LEN
-    overlaps = []
-    for start in range(0, len(ids) - 1, length):
-        window = torch.from_numpy(ids[None, start : start + length]).to(device)
-        p, q = (m(input_ids=window, use_cache=False).logits[0].softmax(-1) for m in (llm, slm))
-        overlaps.append(torch.minimum(p, q).sum(-1))
-    return torch.cat(overlaps).double().mean().item()
+    def train_llm(self, first_stage: int) -> None:
+        """Stages of recipe.LLM from first_stage on; a later one starts from the saved weights."""
+        if first_stage == 0:
+            llm = new_model(recipe.LLM, 0, self.device)
+        else:
+            llm = load_fp32(self.out / "llm", self.device)
+            torch.manual_seed(first_stage)
+        self._train("llm", llm, text_loss(llm), recipe.LLM.stages[first_stage:], first_stage)
 
+    def train_slm(self) -> None:
+        """A fresh SLM learns the saved LLM's law."""
+        teacher = load_fp32(self.out / "llm", self.device)
+        slm = new_model(recipe.SLM, 1, self.device)
+        self._train("slm", slm, distillation_loss(slm, teacher), recipe.SLM.stages)
 
-def new_model(r: recipe.Recipe, seed: int, device: torch.device) -> LlamaForCausalLM:
-    """Fresh weights; eager attention, because torch.compile fuses it best on a CPU."""
-    torch.manual_seed(seed)
-    model = LlamaForCausalLM(r.config())
-    model.set_attn_implementation("eager")
-    return _moved(model, device)
+    def evaluate(self, tales: list[str]) -> None:
+        """Losses of both models, and alpha, on held-out tales."""
+        ids = encode_tales(self.tokenizer.backend_tokenizer, tales)
+        num_bytes = sum(len(tale.encode()) for tale in tales)
+        llm, slm = (load_fp32(self.out / name, self.device) for name in ("llm", "slm"))
+        for name, model in (("llm", llm), ("slm", slm)):
+            scores = held_out_loss(model, ids, num_bytes, self.device)
+            self.log({"part": "held-out", "model": name, **scores})
+        alpha = mean_acceptance(llm, slm, ids, self.device)
+        self.log({"part": "held-out", "alpha": alpha})
 
+    def _train(
+        self,
+        name: str,
+        model: LlamaForCausalLM,
+        loss: Loss,
+        stages: tuple[recipe.Stage, ...],
+        first_stage: int = 0,
+    ) -> None:
+        self.log({"part": name, "num_parameters": model.num_parameters()})
+        for number, stage in enumerate(stages, first_stage):
 
-def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """fp16 safetensors, config and tokenizer, as transformers lays them out."""
-    half = LlamaForCausalLM(model.config).half()
-    half.load_state_dict(model.state_dict())
-    half.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+            def log(record: dict[str, object], number: int = number) -> None:
+                self.log({"part": name, "stage": number, **record})
 
-
-def load_fp32(folder: Path, device: torch.device) -> LlamaForCausalLM:
-    """The saved model, rounded as it ships, computing in float32."""
-    return _moved(LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval(), device)
-
-
-def _moved(model: Any, device: torch.device) -> LlamaForCausalLM:
-    moved: LlamaForCausalLM = model.to(device)
-    return moved
+            train_stage(model, loss, stage, self.ids, log, self.device)
+            save(model, self.tokenizer, self.out / name)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -195,21 +213,26 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--validation", type=Path, required=True, help="held-out text")
     parser.add_argument("--out", type=Path, default=HERE, help="folder that gets llm/ and slm/")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--only", choices=("llm", "slm", "evaluate"), help="run one stage")
+    parser.add_argument("--only", choices=("llm", "slm", "evaluate"), help="run one part")
+    parser.add_argument(
+        "--llm-stage",
+        type=int,
+        default=0,
+        choices=range(len(recipe.LLM.stages)),
+        help="go on from the LLM saved in --out with this stage of its recipe (default: 0)",
+    )
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Tokenizer, LLM, SLM, figures on held-out text; `--only` runs one stage."""
+    """Tokenizer, LLM, SLM, figures on held-out text; `--only` runs one part."""
     args = parse_args(argv)
-    device = torch.device(args.device)
     args.out.mkdir(parents=True, exist_ok=True)
-    log_path = args.out / "training_log.jsonl"
 
     def log(record: dict[str, object]) -> None:
         line = json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **record})
         print(line, flush=True)
-        with log_path.open("a") as file:
+        with (args.out / "training_log.jsonl").open("a") as file:
             file.write(line + "\n")
 
     tales = read_tales(args.corpus)
@@ -220,30 +243,14 @@ def main(argv: list[str] | None = None) -> None:
         model_max_length=recipe.CONTEXT_LEN,
     )
     ids = encode_tales(tokenizer.backend_tokenizer, tales)
-    log({"stage": "data", "num_tales": len(tales), "num_tokens": len(ids)})
-
+    log({"part": "data", "num_tales": len(tales), "num_tokens": len(ids)})
+    workshop = Workshop(tokenizer, ids, args.out, torch.device(args.device), log)
     if args.only in (None, "llm"):
-        llm = new_model(recipe.LLM, 0, device)
-        log({"stage": "llm", "num_parameters": llm.num_parameters()})
-        train(llm, text_loss(llm), recipe.LLM, ids, lambda r: log({"stage": "llm", **r}), device)
-        save(llm, tokenizer, args.out / "llm")
+        workshop.train_llm(args.llm_stage)
     if args.only in (None, "slm"):
-        teacher = load_fp32(args.out / "llm", device)
-        teacher.set_attn_implementation("eager")
-        slm = new_model(recipe.SLM, 1, device)
-        log({"stage": "slm", "num_parameters": slm.num_parameters()})
-        loss = distillation_loss(slm, teacher)
-        train(slm, loss, recipe.SLM, ids, lambda r: log({"stage": "slm", **r}), device)
-        save(slm, tokenizer, args.out / "slm")
+        workshop.train_slm()
     if args.only in (None, "evaluate"):
-        text = read_tales(args.validation)
-        held_out = encode_tales(tokenizer.backend_tokenizer, text)
-        num_bytes = sum(len(tale.encode()) for tale in text)
-        llm, slm = (load_fp32(args.out / name, device) for name in ("llm", "slm"))
-        for name, model in (("llm", llm), ("slm", slm)):
-            scores = held_out_loss(model, held_out, num_bytes, device)
-            log({"stage": "held-out", "model": name, **scores})
-        log({"stage": "held-out", "alpha": mean_acceptance(llm, slm, held_out, device)})
+        workshop.evaluate(read_tales(args.validation))
 
 
 if __name__ == "__main__":
