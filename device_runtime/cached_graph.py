@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from device_runtime.bundle import Bundle
-from device_runtime.ort_session import Session, open_session
+from device_runtime.ort_session import Session, is_on_gpu, open_session, to_gpu
 from device_runtime.protocol.errors import BundleError, ErrorCode, LocalError
 from device_runtime.protocol.manifest import Manifest
 from device_runtime.settings import RuntimeSettings
@@ -45,7 +45,7 @@ def open_graph(bundle: Bundle, settings: RuntimeSettings, max_len: int) -> Cache
             f"{bundle.folder} has a graph of kind {manifest.graph!r}, this runtime knows "
             f"{' and '.join(kinds)}; export the model again with this version of Tandem"
         )
-    session = open_session(bundle.model_path, settings)
+    session = open_session(bundle.model_path, settings, manifest, max_len)
     _check_names(session, manifest)
     return kinds[manifest.graph](_TokenIo(session, manifest, max_len), manifest)
 
@@ -58,7 +58,7 @@ class FusedGraph:
         shape = (1, manifest.num_kv_heads, io.max_len, manifest.head_size)
         self._cache = []
         for past, present in _cache_names(manifest):
-            buffer = _Buffer(np.zeros(shape, manifest.cache_dtype))
+            buffer = _Buffer(np.zeros(shape, manifest.cache_dtype), on_gpu=io.on_gpu)
             self._cache.append(buffer)
             io.bind_input(past, buffer, shape)
             io.bind_output(present, buffer, shape)
@@ -116,11 +116,13 @@ class ConcatGraph:
 class _TokenIo:
     """Token ids, mask, positions and logits of a session, and the run itself.
 
-    Only what changed since the last run is bound again: drafting token by token, that is the mask.
+    Only what changed since the last run is bound again: drafting token by token, that is the mask. For
+    a GPU everything is bound again, because binding is what copies it there.
     """
 
     def __init__(self, session: Session, manifest: Manifest, max_len: int) -> None:
         self.max_len = max_len
+        self.on_gpu = is_on_gpu(session)
         self._session = session
         self._binding = session.io_binding()
         self._manifest = manifest
@@ -142,6 +144,8 @@ class _TokenIo:
             self._bind_block(num_tokens)
         self._ids.array[:num_tokens] = token_ids
         manifest = self._manifest
+        if self.on_gpu:
+            self.bind_input(manifest.input_ids_name, self._ids, (1, num_tokens))
         if manifest.attention_mask_name is not None:
             shape = (1, num_past + num_tokens)
             self.bind_input(manifest.attention_mask_name, self._ones, shape)
@@ -149,6 +153,8 @@ class _TokenIo:
             shape = (1, num_tokens)
             self.bind_input(manifest.position_ids_name, self._positions, shape, num_past)
         self._session.run_with_iobinding(self._binding)
+        if self.on_gpu:
+            self._binding.synchronize_outputs()
         row: NDArray[np.float32] = self._rows.array[num_tokens - 1].astype(np.float32, copy=False)
         return row
 
@@ -157,11 +163,11 @@ class _TokenIo:
     ) -> None:
         """Bind a stretch of a buffer that the caller keeps until after the run."""
         pointer = buffer.pointer + first * buffer.array.itemsize
-        self._binding.bind_input(name, "cpu", 0, buffer.dtype, shape, pointer)
+        self._binding.bind_input(name, buffer.device, 0, buffer.dtype, shape, pointer)
 
     def bind_output(self, name: str, buffer: _Buffer, shape: tuple[int, ...]) -> None:
         """Bind the start of a buffer that the caller keeps until after the run."""
-        self._binding.bind_output(name, "cpu", 0, buffer.dtype, shape, buffer.pointer)
+        self._binding.bind_output(name, buffer.device, 0, buffer.dtype, shape, buffer.pointer)
 
     def _bind_block(self, num_tokens: int) -> None:
         """Room for ids and logits of a run; large blocks, of prompts, are not kept."""
@@ -174,14 +180,19 @@ class _TokenIo:
 
 
 class _Buffer:
-    """An array with its address and type, asked for once: numpy takes its time to tell."""
+    """An array with its address and type, asked for once: numpy takes its time to tell.
 
-    __slots__ = ("array", "dtype", "pointer")
+    One on the GPU begins with the array's content; the array itself is let go.
+    """
 
-    def __init__(self, array: NDArray[Any]) -> None:
-        self.array = array
+    __slots__ = ("array", "device", "dtype", "pointer", "value")
+
+    def __init__(self, array: NDArray[Any], *, on_gpu: bool = False) -> None:
         self.dtype = array.dtype.type
-        self.pointer: int = array.ctypes.data
+        self.device = "cuda" if on_gpu else "cpu"
+        self.value = to_gpu(array) if on_gpu else None
+        self.array = array if self.value is None else np.empty(0, array.dtype)
+        self.pointer: int = array.ctypes.data if self.value is None else self.value.data_ptr()
 
 
 def _cache_names(manifest: Manifest) -> list[tuple[str, str]]:

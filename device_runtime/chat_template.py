@@ -1,11 +1,6 @@
 """Messages → the text a chat model was trained on, by the checkpoint's own Jinja template.
 
-What a user wrote must never become a special token. Special tokens written inside a message are
-replaced by marks before rendering and come back afterwards as segments of their own, which the
-tokenizer encodes as plain text. Marks are letters and digits, so that templates that trim, split or
-test the contents do what they would have done; messages without special tokens, nearly all, reach
-the template untouched. If a template mangles a mark, rendering fails rather than guesses. A special
-token glued together from two messages, by a template that writes nothing between them, is not seen.
+What a user wrote must never become a special token: `protocol.marks` sees to it.
 """
 
 from __future__ import annotations
@@ -17,7 +12,9 @@ from dataclasses import dataclass
 
 from device_runtime.bundle import Bundle
 from device_runtime.protocol.errors import BundleError, ConfigError
-from device_runtime.tokenizer import Segment, Tokenizer
+from device_runtime.protocol.marks import Marks
+from device_runtime.protocol.text_codec import Segment
+from device_runtime.tokenizer import Tokenizer
 
 MAX_TEMPLATE_BYTES = 128 << 10
 MAX_CHARS = 4 << 20
@@ -77,7 +74,7 @@ class ChatTemplate:
 
         ConfigError where the template refuses the messages, BundleError where it is broken.
         """
-        marks = _Marks(self.special_strings)
+        marks = Marks(self.special_strings, secrets.token_hex(8))
         masked = [
             {"role": message.role, "content": marks.hide(message.content)} for message in messages
         ]
@@ -102,41 +99,6 @@ class ChatTemplate:
                 f"the chat template fails ({type(error).__name__}: {error}); "
                 "use a bundle with a working template, or put everything into the prompt"
             ) from error
-
-
-class _Marks:
-    """Stand-ins for the special tokens in what users wrote, unlike any text for one rendering."""
-
-    def __init__(self, special_strings: Sequence[str]) -> None:
-        longest_first = sorted(filter(None, special_strings), key=len, reverse=True)
-        self._special = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
-        self._secret = secrets.token_hex(8)
-        self._nonce = f"x{self._secret}n"
-        self._hidden: list[str] = []
-
-    def hide(self, text: str) -> str:
-        """The text with every special token replaced."""
-        return self._special.sub(self._hide_one, text)
-
-    def _hide_one(self, match: re.Match[str]) -> str:
-        self._hidden.append(match[0])
-        return f"{self._nonce}{len(self._hidden) - 1}x"
-
-    def reveal(self, text: str) -> list[Segment]:
-        """Segments of a rendered text: the special tokens again, but as the user's words."""
-        parts = re.split(f"{self._nonce}([0-9]+)x", text)
-        segments = [
-            Segment(self._hidden[int(part)], trusted=False) if index % 2 else Segment(part, True)
-            for index, part in enumerate(parts)
-        ]
-        pieces = [self._secret[start : start + 8] for start in range(9)]
-        shown = "".join(segment.text for segment in segments).lower()
-        if self._hidden and any(piece in shown for piece in pieces):
-            raise BundleError(
-                "the chat template changes messages in a way that hides special tokens; "
-                "leave special tokens out of the messages"
-            )
-        return [segment for segment in segments if segment.text]
 
 
 def _string(tokenizer: Tokenizer, token_id: int | None) -> str:

@@ -56,10 +56,13 @@ VERBS = {
     ),
     "export": Verb("export.cli", "export,device", "turn a checkpoint into a bundle for the device"),
     "edge": Verb("edge_server.cli", "edge", "serve a large model to devices"),
+    "top": Verb("edge_server.top_cli", "edge", "watch what an edge is doing"),
     "run": Verb(
         "device_runtime.run_cli", "device", "write text on this device, checked by an edge"
     ),
     "bench": Verb("benchmarks.cli", "bench", "measure latency, bytes and energy"),
+    "link": Verb("benchmarks.link.cli", "device", "put an emulated link before the edge"),
+    "energy": Verb("device_runtime.energy.cli", "", "list power meters and read one"),
     "profiles": Verb("hw_profiles.cli", "", "list and show hardware profiles"),
     "doctor": Verb("device_runtime.doctor", "", "check this machine and say what to improve"),
 }

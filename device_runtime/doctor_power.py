@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from device_runtime.doctor_probe import read_text
+from device_runtime.energy.pmic import parse_channels, rail_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,13 +123,8 @@ def _other_ina(root: Path) -> list[PowerSensor]:
 
 def _pmic(run: CommandRunner) -> list[PowerSensor]:
     done = run(["vcgencmd", "pmic_read_adc"])
-    # One line per channel, " VDD_CORE_A current(7)=…A" and " VDD_CORE_V volt(15)=…V": a rail
-    # counts if both are there. Boards without the chip print an error instead.
-    channels = re.findall(
-        r"^\s*(\w+)_([AV]) \w+\(\d+\)=", done.output if done else "", re.MULTILINE
-    )
-    volts = {rail for rail, unit in channels if unit == "V"}
-    rails = tuple(rail for rail, unit in channels if unit == "A" and rail in volts)
+    # Boards without the chip print an error instead of channels.
+    rails = rail_names(parse_channels(done.output if done else ""))
     return [PowerSensor("pmic", "vcgencmd pmic_read_adc", rails, readable=True)] if rails else []
 
 

@@ -7,20 +7,23 @@ so that the connection stays alive while a slow board computes.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-
-import numpy as np
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass
 
 from device_runtime.drafter import Drafter
+from device_runtime.edge_loss import own_token, write_until_back
 from device_runtime.link import EdgeLink, EdgeLostError
 from device_runtime.lossy import LossyTurn, Policy
+from device_runtime.measured import RoundTimes
 from device_runtime.protocol.device_session import DeviceSession, Generation
 from device_runtime.protocol.randomness import Coins
-from device_runtime.protocol.sampling import to_law
-from device_runtime.protocol.schemes.base import Place
-from device_runtime.protocol.schemes.coupled import Coupled, coupled_token
 from device_runtime.transcript import Piece, Transcript
 from device_runtime.turn import Committed, Counts, Origin, Turn
+
+logger = logging.getLogger(__name__)
 
 
 async def write_split(
@@ -31,34 +34,94 @@ async def write_split(
     coins: Coins,
     transcript: Transcript,
     counts: Counts,
-) -> AsyncIterator[Piece]:
+    *,
+    times: RoundTimes | None = None,
+    local_after_s: float | None = None,
+) -> AsyncGenerator[Piece, None]:
     """Draft on the device, verify on the edge, after the tokens the session holds.
 
-    The first block is drafted while the edge reads the prompt. When the answer is over, both token
-    lists and the drafter's cache end where the answer ends.
+    When the answer is over, both token lists and the drafter's cache end where the answer ends.
+    times: where the clock's readings are collected. local_after_s: how long an answer may stay out
+    before the SLM goes on alone (`edge_loss`); None: EdgeLostError ends it when the link gives up.
     """
     session = link.session
     begin = session.begin(generation)
-    turn = Turn(session, drafter, generation, coins, counts)
-    first = min(gamma, transcript.num_left - 1)
-    begun, block = await asyncio.gather(link.exchange(begin), asyncio.to_thread(turn.draft, first))
+    while transcript.finish_reason is None:
+        turn = Turn(session, drafter, generation, coins, counts)
+        edge = _Edge(link, times or RoundTimes(), local_after_s)
+        try:
+            async with aclosing(_rounds(edge, turn, begin, gamma, transcript)) as pieces:
+                async for piece in pieces:
+                    yield piece
+        except EdgeLostError as loss:
+            if local_after_s is None:
+                raise
+            logger.warning("the edge is gone, and the device goes on alone: %s", loss)
+            own = write_until_back(link, drafter, generation, coins, transcript, counts)
+            async with aclosing(own) as pieces:
+                async for piece in pieces:
+                    yield piece
+            if transcript.finish_reason is None:
+                begin = session.begin_again()
+        transcript.logprobs.update(turn.logprobs)
+    _cut(session, transcript)
+    drafter.truncate(min(drafter.num_tokens, len(session.tokens)))
+
+
+async def _rounds(
+    edge: _Edge, turn: Turn, begin: bytes, gamma: int, transcript: Transcript
+) -> AsyncGenerator[Piece, None]:
+    """Rounds until the answer is over. The first block is drafted while the edge reads the text."""
+    session, times = edge.link.session, edge.times
+    first = asyncio.to_thread(turn.draft, min(gamma, transcript.num_left - 1))
+    drafting = asyncio.create_task(first)
+    try:
+        begun, begin_s = await edge.answer(begin)
+    finally:
+        block = await drafting  # whatever comes next needs the drafter for itself
     session.receive_begun(begun)
+    if begin_s is not None:
+        times.began(begin_s, len(begin))
     data: bytes | None = block
     while True:
+        is_round = True
         while data is not None:
-            step = turn.receive(await link.exchange(data))
+            rejected_before = turn.counts.rejected
+            answer, answer_s = await edge.answer(data)
+            step = turn.receive(answer)
+            if is_round and answer_s is not None:
+                rejected = turn.counts.rejected > rejected_before
+                times.judged(answer_s, len(data), len(answer), rejected=rejected)
             for piece in transcript.add(step.committed):
                 yield piece
-            data = step.send
+            data, is_round = step.send, False
         if _full(session) and transcript.finish_reason is None:
             for piece in transcript.out_of_context():
                 yield piece
         if transcript.finish_reason is not None:
-            break
+            return
+        drafted_before, started_s = turn.counts.drafted, time.monotonic()
         data = await asyncio.to_thread(turn.draft, min(gamma, transcript.num_left - 1))
-    transcript.logprobs = turn.logprobs
-    _cut(session, transcript)
-    drafter.truncate(min(drafter.num_tokens, len(session.tokens)))
+        times.drafted(time.monotonic() - started_s, turn.counts.drafted - drafted_before)
+
+
+@dataclass(frozen=True, slots=True)
+class _Edge:
+    """The link with a clock and, if wanted, a limit to its patience."""
+
+    link: EdgeLink
+    times: RoundTimes
+    patience_s: float | None
+
+    async def answer(self, data: bytes) -> tuple[bytes, float | None]:
+        """The answer and the seconds it took; None where the connection was mended on the way."""
+        frames_before, started_s = self.link.traffic.frames_up, time.monotonic()
+        try:
+            answer = await asyncio.wait_for(self.link.exchange(data), self.patience_s)
+        except (asyncio.TimeoutError, TimeoutError):
+            raise EdgeLostError(f"no answer within {self.patience_s:g} s") from None
+        undisturbed = self.link.traffic.frames_up == frames_before + 1
+        return answer, time.monotonic() - started_s if undisturbed else None
 
 
 async def write_lossy(
@@ -127,16 +190,14 @@ async def write_device_only(
     transcript: Transcript,
 ) -> AsyncIterator[Piece]:
     """The SLM alone: what the device can do without an edge."""
-    fresh = prompt_ids
-    coupled = isinstance(generation.scheme, Coupled)
+    drafter.truncate(0)
     while transcript.finish_reason is None:
-        logits = await asyncio.to_thread(drafter.append, np.array(fresh, np.int64))
-        q = to_law(logits, generation.sampling, transcript.token_ids, num_ids)
-        place = Place(generation.seed, len(prompt_ids) + len(transcript.token_ids))
-        token_id = coupled_token(q, place) if coupled else int(coins.draw(q, 1)[0])
+        text = [*prompt_ids, *transcript.token_ids]
+        token_id = await asyncio.to_thread(
+            own_token, drafter, text, len(prompt_ids), generation, num_ids, coins
+        )
         for piece in transcript.add([Committed(token_id, Origin.UNVERIFIED)]):
             yield piece
-        fresh = [token_id]
 
 
 def _full(session: DeviceSession) -> bool:

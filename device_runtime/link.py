@@ -16,6 +16,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import aiohttp
 
+from device_runtime.measured import Handshake
 from device_runtime.protocol.device_session import DeviceSession
 from device_runtime.protocol.errors import ConfigError, ErrorCode, RefusedError, TandemError
 from device_runtime.protocol.messages import MAX_MESSAGE_BYTES, refusal_code
@@ -29,6 +30,13 @@ logger = logging.getLogger(__name__)
 
 class EdgeLostError(TandemError, ConnectionError):
     """The edge cannot be reached, or no longer answers."""
+
+
+def may_pass(error: TandemError) -> bool:
+    """Whether trying again later can help."""
+    if isinstance(error, RefusedError):
+        return error.code in (ErrorCode.BUSY, ErrorCode.DRAINING, ErrorCode.INTERNAL)
+    return isinstance(error, EdgeLostError)
 
 
 @dataclass(slots=True)
@@ -78,6 +86,8 @@ class EdgeLink:
     def __init__(self, settings: LinkSettings, session: DeviceSession) -> None:
         self.traffic = Traffic()
         self.session = session
+        self.handshake = Handshake(0.0, 0, 0)
+        """Of the connection in use."""
         self._settings = settings
         self._url = session_url(settings.url)
         self._http: aiohttp.ClientSession | None = None
@@ -147,10 +157,7 @@ class EdgeLink:
                     self.session.receive_begun(await self.receive())
                 return
             except (EdgeLostError, RefusedError) as error:
-                permanent = isinstance(error, RefusedError) and error.code not in (
-                    ErrorCode.BUSY, ErrorCode.DRAINING, ErrorCode.INTERNAL,
-                )  # fmt: skip
-                if permanent or time.monotonic() + delay_s > deadline:
+                if not may_pass(error) or time.monotonic() + delay_s > deadline:
                     raise
             await asyncio.sleep(delay_s)
             delay_s = min(2 * delay_s, 5.0)
@@ -202,8 +209,11 @@ class EdgeLink:
                 f"no edge answers at {self._settings.url} ({error}); "
                 "is `tandem edge` running there, and is the port open?"
             ) from None
-        await self.send(self.session.hello())
-        self.session.receive_welcome(await self.receive())
+        hello, asked_s = self.session.hello(), time.monotonic()
+        await self.send(hello)
+        welcome = await self.receive()
+        self.handshake = Handshake(time.monotonic() - asked_s, len(hello), len(welcome))
+        self.session.receive_welcome(welcome)
 
 
 def _refused_upgrade(url: str, status: int) -> TandemError:

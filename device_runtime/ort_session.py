@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
+
+from numpy.typing import NDArray
 
 # Official builds report usage unless this is set before the library is initialised.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -12,6 +14,8 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime as ort
 
 from device_runtime.protocol.errors import BundleError
+from device_runtime.protocol.manifest import Manifest
+from device_runtime.providers import GPU_PROVIDERS, choose_providers
 from device_runtime.settings import RuntimeSettings
 
 Session: TypeAlias = ort.InferenceSession
@@ -19,13 +23,15 @@ Session: TypeAlias = ort.InferenceSession
 _ERRORS_ONLY = 3
 
 
-def open_session(path: Path, settings: RuntimeSettings) -> Session:
-    """A session on the CPU; BundleError if this onnxruntime cannot load the model."""
+def open_session(
+    path: Path, settings: RuntimeSettings, manifest: Manifest, max_len: int
+) -> Session:
+    """A session on the best provider there is; BundleError if it cannot load the model."""
     options = session_options(settings)
+    available = ort.get_available_providers()
+    providers = choose_providers(available, manifest, settings, max_len)
     try:
-        session: Session = ort.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
-        )
+        session: Session = ort.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # onnxruntime's own exceptions share no narrower base
         reason = str(error).partition("\n")[0]
         raise BundleError(
@@ -33,6 +39,16 @@ def open_session(path: Path, settings: RuntimeSettings) -> Session:
             "export the model again or install a newer onnxruntime"
         ) from error
     return session
+
+
+def is_on_gpu(session: Session) -> bool:
+    """Whether the session runs on a GPU first of all; onnxruntime falls back without an error."""
+    return session.get_providers()[0] in GPU_PROVIDERS
+
+
+def to_gpu(array: NDArray[Any]) -> Any:
+    """A copy on the GPU: an OrtValue, which holds the memory, with its address in `data_ptr()`."""
+    return ort.OrtValue.ortvalue_from_numpy(array, "cuda", 0)
 
 
 def session_options(settings: RuntimeSettings) -> ort.SessionOptions:
@@ -47,5 +63,4 @@ def session_options(settings: RuntimeSettings) -> ort.SessionOptions:
     options.add_session_config_entry("session.intra_op.allow_spinning", spinning)
     # While a round is on the network nothing runs: no thread may spin beyond the run's end.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    options.add_session_config_entry("session.set_denormal_as_zero", "1")
     return options

@@ -5,164 +5,221 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
+import ssl
 import sys
+from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 
-from device_runtime.link import EdgeLink, LinkSettings
-from device_runtime.lossy import METHODS, method_named
+from device_runtime.energy.answer import REST_S, metered
+from device_runtime.energy.find import KINDS
+from device_runtime.link import EdgeLink, EdgeLostError, LinkSettings, session_url
+from device_runtime.lossy import METHODS
+from device_runtime.measured_file import Memory, cache_folder, measured_path
 from device_runtime.protocol.errors import ConfigError
-from device_runtime.protocol.sampling import Sampling
-from device_runtime.protocol.schemes import DEFAULT_SCHEME, SEEDED_SCHEME
+from device_runtime.run_report import extra_values, notes
+from device_runtime.scheme_choice import AUTO
 from device_runtime.settings import RuntimeSettings
-from device_runtime.writer import PAD_BYTES, Answer, Device, Mode, WriteConfig, link_to, random_seed
+from device_runtime.turn import Origin
+from device_runtime.writer import Answer, Device, WriteConfig, link_to
+from device_runtime.writing_options import add_sampling_arguments, config_from
 
-MAX_SEED = (1 << 64) - 1
+PATIENCE_S = {"wait": 30.0, "local": 10.0}
+"""Default of --edge-patience."""
+DIM, PLAIN = "\x1b[2m", "\x1b[0m"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `tandem run`."""
     parser.add_argument("prompt", nargs="?", help="text to continue; - or nothing reads stdin")
-    parser.add_argument("--prompt-file", type=Path, help="read the prompt from this file")
-    parser.add_argument("--bundle", type=Path, required=True, help="folder made by tandem export")
-    parser.add_argument("--edge", metavar="URL", help="the edge, such as http://edge.local:8600")
-    parser.add_argument("--token-file", type=Path, help="file with the edge's bearer token")
-    parser.add_argument("--ca-file", help="certificates to trust, for an edge with its own TLS")
-    who = parser.add_mutually_exclusive_group()
-    who.add_argument("--edge-only", action="store_true", help="let the LLM alone write")
-    who.add_argument("--device-only", action="store_true", help="let the SLM alone write")
-    add_sampling_arguments(parser)
-    parser.add_argument("--system", help="system message; the bundle needs a chat template")
+    parser.add_argument("--prompt-file", type=Path, metavar="FILE", help="read the prompt from it")
+    parser.add_argument("--system", metavar="TEXT", help="system message; implies --chat")
     parser.add_argument("--chat", action="store_true", help="render the prompt as a chat message")
-    parser.add_argument("--threads", type=int, default=0, help="threads of the SLM; 0: all cores")
-    parser.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
-    parser.add_argument(
+    _add_machine_arguments(parser)
+    add_sampling_arguments(parser)
+    output = parser.add_argument_group("output")
+    output.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
+    output.add_argument(
         "--logprobs", action="store_true",
         help="with --json: ln of the LLM's probability of each token at temperature 1, or null "
         "for a last token that the device drew",
     )  # fmt: skip
-    parser.add_argument("--no-stream", action="store_true", help="print the text when it is whole")
-
-
-def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
-    """Scheme, block length, sampling parameters: shared by the verbs that write."""
-    parser.add_argument(
-        "--scheme", choices=sorted(METHODS),
-        help=f"verification scheme (default: {DEFAULT_SCHEME}; with --seed {SEEDED_SCHEME})",
-    )  # fmt: skip
-    parser.add_argument(
-        "--lossy", action="store_true",
-        help="allow a scheme whose text is not exactly the LLM's: "
-        + ", ".join(name for name, method in METHODS.items() if not method.lossless),
-    )  # fmt: skip
-    parser.add_argument("--threshold", type=float, help="of a lossy scheme (default: its own)")
-    parser.add_argument("--gamma", type=int, default=4, help="tokens drafted a round (default: 4)")
-    parser.add_argument("--temperature", type=float, default=0.8, help="0 is greedy (default: 0.8)")
-    parser.add_argument("--top-k", type=int, default=0, help="0 keeps all (default)")
-    parser.add_argument("--top-p", type=float, default=1.0, help="default: 1, keeps all")
-    parser.add_argument("--min-p", type=float, default=0.0, help="default: 0, keeps all")
-    parser.add_argument("--repetition-penalty", type=float, default=1.0, help="default: 1, none")
-    parser.add_argument("--presence-penalty", type=float, default=0.0, help="default: 0, none")
-    parser.add_argument("--frequency-penalty", type=float, default=0.0, help="default: 0, none")
-    parser.add_argument(
-        "--logit-bias", action="append", default=[], metavar="ID=BIAS",
-        help="added to the logit of a token id; may be given again",
-    )  # fmt: skip
-    parser.add_argument("--seed", type=int, help="same seed, same text (scheme coupled)")
-    parser.add_argument("--max-tokens", type=int, default=256, help="default: 256")
-    parser.add_argument("--stop", action="append", default=[], help="end before this string; again")
-    parser.add_argument(
-        "--pad", action="store_true",
-        help=f"send messages in multiples of {PAD_BYTES} bytes, so that sizes tell less",
+    output.add_argument("--no-stream", action="store_true", help="print the text when it is whole")
+    output.add_argument(
+        "--energy", choices=KINDS, metavar="METER",
+        help="joules of the answer, by this meter of `tandem energy` or auto; watches the machine "
+        f"at rest for {REST_S:g} s before and after",
     )  # fmt: skip
 
 
-def sampling_from(args: argparse.Namespace) -> Sampling:
-    """The sampling parameters of the command line; ConfigError names a bad one."""
-    biases = []
-    for item in args.logit_bias:
-        token_id, _, bias = item.partition("=")
-        try:
-            biases.append((int(token_id), float(bias)))
-        except ValueError:
-            raise ConfigError(f"--logit-bias {item!r} is not of the form ID=BIAS") from None
-    return Sampling(
-        args.temperature, args.top_k, args.top_p, args.min_p, args.repetition_penalty,
-        args.presence_penalty, args.frequency_penalty, tuple(sorted(biases)),
-    )  # fmt: skip
-
-
-def config_from(args: argparse.Namespace) -> WriteConfig:
-    """Check what can be checked before anything is loaded."""
-    mode: Mode = "edge" if args.edge_only else "device" if args.device_only else "split"
-    if mode != "device" and not args.edge:
-        raise ConfigError("no edge is given; pass --edge URL, or --device-only to do without")
-    for name, value, low, high in (
-        ("--gamma", args.gamma, 0, 64),
-        ("--max-tokens", args.max_tokens, 1, 1 << 20),
-        ("--seed", args.seed or 0, 0, MAX_SEED),
-    ):
-        if not low <= value <= high:
-            raise ConfigError(f"{name} is {value}; it must lie between {low} and {high}")
-    scheme = args.scheme or (DEFAULT_SCHEME if args.seed is None else SEEDED_SCHEME)
-    method_named(scheme, allow_lossy=args.lossy, threshold=args.threshold)
-    return WriteConfig(
-        mode=mode,
-        scheme=scheme,
-        gamma=args.gamma,
-        sampling=sampling_from(args),
-        max_tokens=args.max_tokens,
-        seed=random_seed() if args.seed is None else args.seed,
-        stops=tuple(args.stop),
-        pad=args.pad,
-        logprobs=getattr(args, "logprobs", False),
-        lossy=args.lossy,
-        threshold=args.threshold,
+def _add_machine_arguments(parser: argparse.ArgumentParser) -> None:
+    """Both ends: who writes, where the edge is, how this device runs its model."""
+    device = parser.add_argument_group("this device")
+    device.add_argument(
+        "--bundle", type=Path, required=True, metavar="DIR", help="folder made by tandem export"
     )
+    device.add_argument(
+        "--profile", metavar="NAME",
+        help="threads, context and memory settings of a hardware profile (`tandem doctor` names "
+        "yours, `tandem profiles list` all); default: one thread per core",
+    )  # fmt: skip
+    device.add_argument(
+        "--threads", type=int, metavar="N",
+        help="threads of the SLM, 0 for one per core; default: the profile's",
+    )  # fmt: skip
+    edge = parser.add_argument_group("edge")
+    edge.add_argument("--edge", metavar="URL", help="such as http://edge.local:8600")
+    edge.add_argument("--token-file", type=Path, metavar="FILE", help="holds the bearer token")
+    edge.add_argument(
+        "--ca-file", metavar="FILE", help="certificates to trust, for an edge with its own TLS"
+    )
+    who = edge.add_mutually_exclusive_group()
+    who.add_argument("--edge-only", action="store_true", help="let the LLM alone write")
+    who.add_argument("--device-only", action="store_true", help="let the SLM alone write")
+    edge.add_argument(
+        "--on-edge-loss", choices=("wait", "local", "fail"), default="wait",
+        help="when the edge is gone: wait for it (default), go on with the SLM's own tokens, marked "
+        "as unverified, until it is back, or fail at once",
+    )  # fmt: skip
+    edge.add_argument(
+        "--edge-patience", type=float, metavar="S",
+        help="seconds to wait before giving up (wait, default: "
+        f"{PATIENCE_S['wait']:g}) or going on alone (local, default: {PATIENCE_S['local']:g})",
+    )  # fmt: skip
+
+
+def _patience_s(args: argparse.Namespace, config: WriteConfig) -> float:
+    """How long a lost edge is waited for."""
+    on_loss, patience_s = args.on_edge_loss, args.edge_patience
+    if patience_s is not None and not 0 <= patience_s <= 86_400:
+        raise ConfigError(f"--edge-patience is {patience_s}; it must be 0 to 86400 seconds")
+    if on_loss == "fail":
+        if patience_s is not None:
+            raise ConfigError("--on-edge-loss fail waits for nothing; leave --edge-patience out")
+        return 0.0
+    lossless = config.scheme == AUTO or METHODS[config.scheme].lossless
+    if on_loss == "local" and not (config.mode == "split" and lossless):
+        raise ConfigError(
+            "--on-edge-loss local is for device and edge together with a lossless scheme; "
+            "take wait or fail"
+        )
+    return PATIENCE_S[on_loss] if patience_s is None else float(patience_s)
+
+
+def _settings_from(args: argparse.Namespace) -> RuntimeSettings:
+    """The profile's settings; --threads goes before them."""
+    threads = args.threads
+    if threads is not None and not 0 <= threads <= 1024:
+        raise ConfigError(f"--threads is {threads}; it must lie between 0 (all cores) and 1024")
+    settings = RuntimeSettings.for_profile(args.profile) if args.profile else RuntimeSettings()
+    return settings if threads is None else replace(settings, num_threads=threads)
+
+
+def _link_from(args: argparse.Namespace, patience_s: float) -> LinkSettings | None:
+    if args.device_only:
+        return None
+    session_url(args.edge)  # a typing error shows before the model is loaded
+    token = _read(args.token_file, "--token-file").strip() if args.token_file else None
+    if args.ca_file:
+        try:
+            ssl.create_default_context(cafile=args.ca_file)
+        except OSError as error:
+            raise ConfigError(f"--ca-file {args.ca_file} gives no certificates: {error}") from None
+    return LinkSettings(args.edge, token, args.ca_file, patience_s)
 
 
 def _read_prompt(args: argparse.Namespace) -> str:
     if args.prompt_file:
         if args.prompt is not None:
             raise ConfigError("a prompt and --prompt-file are given; choose one")
-        return str(args.prompt_file.read_text(encoding="utf-8"))
+        return _read(args.prompt_file, "--prompt-file")
     if args.prompt in (None, "-"):
         if sys.stdin.isatty():
             print("reading the prompt from the terminal; end with Ctrl-D", file=sys.stderr)
-        return sys.stdin.read()
+        try:
+            return sys.stdin.read()
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"the prompt on standard input is no UTF-8 text ({error})") from None
     return str(args.prompt)
+
+
+def _read(path: Path, option: str) -> str:
+    """A text file that an option names."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{option} {path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{option} {path} is no UTF-8 text ({error})") from None
 
 
 def run(args: argparse.Namespace) -> int:
     """Write the answer; exit code 0."""
-    config = config_from(args)
+    if args.logprobs and not args.json:
+        raise ConfigError("--logprobs shows nothing without --json; add it")
+    is_chat = args.chat or args.system is not None
+    config = replace(config_from(args), logprobs=args.logprobs, is_chat=is_chat)
+    patience_s = _patience_s(args, config)
+    if args.on_edge_loss == "local":
+        config = replace(config, local_after_s=patience_s)
+    link, settings = _link_from(args, patience_s), _settings_from(args)
     prompt = _read_prompt(args)
-    token = args.token_file.read_text().strip() if args.token_file else None
-    link = LinkSettings(args.edge, token, args.ca_file) if args.edge else None
-    device = Device(args.bundle, RuntimeSettings(num_threads=args.threads))
+    device = Device(args.bundle, settings)
     system = args.system if args.system is not None or not args.chat else ""
-    answer = Answer(device, config, device.encode(prompt, system))
-    asyncio.run(_write(device, answer, link, stream=not (args.json or args.no_stream)))
+    prompt_ids = device.encode(prompt, system)
+    answer = Answer(device, config, prompt_ids, _memory(config, link, device))
+    stream = not (args.json or args.no_stream)
+    with metered(args.energy, args.profile) as after:
+        answer = asyncio.run(_write(device, answer, link, stream=stream))
+        energy = after(answer.transcript)
     if args.json:
-        print(json.dumps(answer.summary(), ensure_ascii=False))
-    elif args.no_stream:
+        joules = {"energy": energy.to_dict()} if energy else {}
+        values = {**answer.summary(), **extra_values(answer), **joules}
+        print(json.dumps(values, ensure_ascii=False))
+        return 0
+    if args.no_stream:
         print(answer.transcript.text)
+    for note in notes(answer) + (energy.notes() if energy else []):
+        print(note, file=sys.stderr)
     return 0
 
 
-async def _write(device: Device, answer: Answer, link: LinkSettings | None, stream: bool) -> None:
-    async def show(edge: EdgeLink | None) -> None:
+def _memory(config: WriteConfig, link: LinkSettings | None, device: Device) -> Memory:
+    """What earlier runs measured; kept from the first `--scheme auto` with this edge on."""
+    if link is None or config.mode != "split":
+        return Memory()
+    path = measured_path(cache_folder(), link.url, device.bundle.manifest.files)
+    return Memory.open(path) if config.scheme == AUTO or path.exists() else Memory()
+
+
+async def _write(
+    device: Device, answer: Answer, link: LinkSettings | None, *, stream: bool
+) -> Answer:
+    """Write and show; the answer that was written, another where no edge was there to begin with."""
+    async with AsyncExitStack() as stack:
+        edge = None
+        if link is not None:
+            try:
+                edge = await stack.enter_async_context(link_to(link, device))
+            except EdgeLostError as loss:
+                if answer.config.local_after_s is None:
+                    raise
+                print(f"tandem run: {loss}", file=sys.stderr)
+                print("tandem run: going on without it; the SLM writes alone", file=sys.stderr)
+                answer = Answer(device, replace(answer.config, mode="device"), answer.prompt_ids)
+        await _show(answer, edge, stream=stream)
+    return answer
+
+
+async def _show(answer: Answer, edge: EdgeLink | None, *, stream: bool) -> None:
+    """Print the pieces as they come; on a terminal, what no edge has verified is dim."""
+    dims = sys.stdout.isatty() and "NO_COLOR" not in os.environ and answer.config.mode == "split"
+    try:
         async for piece in answer.pieces(edge):
             if stream:
-                print(piece.text, end="", flush=True)
+                dim = dims and piece.origin is Origin.UNVERIFIED
+                print(f"{DIM}{piece.text}{PLAIN}" if dim else piece.text, end="", flush=True)
+    finally:
         if stream:
             print()
-        if answer.config.mode == "device":
-            print("unverified: the SLM alone wrote this", file=sys.stderr)
-        elif not answer.lossless:
-            print("lossy: this text does not follow the LLM's law", file=sys.stderr)
-
-    if link is None or answer.config.mode == "device":
-        await show(None)
-    else:
-        async with link_to(link, device) as edge:
-            await show(edge)

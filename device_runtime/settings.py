@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
+import hw_profiles
 from device_runtime.protocol.errors import ConfigError
 
 
@@ -21,6 +23,8 @@ class RuntimeSettings:
     """Busy threads between the operators of a run: faster alone on the machine, and hotter."""
     memory_arena: bool = True
     """Keep memory from run to run; off saves some on boards with 1 GB or less."""
+    providers: tuple[str, ...] = ("CUDAExecutionProvider", "CPUExecutionProvider")
+    """onnxruntime's execution providers in the order of the wish; see `providers`."""
 
     def __post_init__(self) -> None:
         ranges = (
@@ -31,3 +35,22 @@ class RuntimeSettings:
         for name, value, low, high in ranges:
             if not low <= value <= high:
                 raise ConfigError(f"{name} is {value}; it must lie between {low} and {high}")
+
+    @classmethod
+    def for_profile(cls, name: str) -> RuntimeSettings:
+        """What a hardware profile, or a TOML file of that form, says; ConfigError if it is none.
+
+        No more threads than this machine has cores: a profile may stand for a larger sister.
+        """
+        try:
+            runtime = hw_profiles.load(name).runtime
+        except hw_profiles.ProfileError as error:
+            raise ConfigError(str(error)) from None
+        wanted = int(runtime.num_threads.value) if runtime.num_threads else 0
+        return cls(
+            num_threads=min(wanted, os.cpu_count() or 1),
+            max_tokens=int(runtime.num_context_tokens.value),
+            allow_spinning=runtime.allow_spinning.value,
+            memory_arena=runtime.memory_arena.value if runtime.memory_arena else True,
+            providers=runtime.providers.value,
+        )

@@ -6,8 +6,9 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import pairwise
 
-from device_runtime.detokenizer import Detokenizer
+from device_runtime.protocol.detokenizer import Detokenizer
 from device_runtime.turn import Committed, Origin
 
 
@@ -36,6 +37,8 @@ class Transcript:
     end_ids: frozenset[int]
     max_tokens: int
     token_ids: list[int] = field(default_factory=list)
+    origins: list[Origin] = field(default_factory=list)
+    """One for each token."""
     text: str = ""
     logprobs: dict[int, float] = field(default_factory=dict)
     """By index of the token; filled where they were asked for."""
@@ -55,6 +58,7 @@ class Transcript:
         for token in committed:
             if self.finish_reason is not None:
                 break
+            self.origins.append(token.origin)
             pieces.append(Piece(self._take(token.token_id), token.origin))
         return [piece for piece in pieces if piece.text]
 
@@ -69,6 +73,7 @@ class Transcript:
         if self.detokenizer.stop is not None:
             # The tokens of the stop string do not stand: neither cache may keep them.
             del self.token_ids[self.detokenizer.num_tokens :]
+            del self.origins[self.detokenizer.num_tokens :]
         if ended or self.detokenizer.stop is not None:
             self.finish_reason = FinishReason.END
         elif self.num_left == 0:
@@ -77,6 +82,13 @@ class Transcript:
             text += self.detokenizer.flush()
         self.text += text
         return text
+
+    @property
+    def unverified_spans(self) -> list[tuple[int, int]]:
+        """[first, end) of every run of tokens that no edge has seen."""
+        marks = [False, *(origin is Origin.UNVERIFIED for origin in self.origins), False]
+        edges = [i for i, (before, after) in enumerate(pairwise(marks)) if before != after]
+        return list(zip(edges[::2], edges[1::2], strict=True))
 
     def out_of_context(self) -> list[Piece]:
         """The context is full: end here."""

@@ -8,7 +8,7 @@ data = step.send  # a request for more draws, or None: the round is over
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from device_runtime.drafter import Drafter
 from device_runtime.protocol.device_session import Answer, DeviceSession, Generation
-from device_runtime.protocol.law import Law
+from device_runtime.protocol.law import Floats, Law
 from device_runtime.protocol.randomness import Coins
 from device_runtime.protocol.sampling import Logits, to_law
 from device_runtime.protocol.schemes.base import Ask, Drafted, Place
@@ -117,6 +117,8 @@ class Turn:
         self._num_draws = num_draws or self._draw_count
         self._block: list[Drafted] = []
         self._laws: list[Law] = []
+        self._rooms: list[Floats] = []
+        """Where the weights of the block's laws lie, one room a drafted token, block after block."""
         self._ask = Ask()
         self._requests = 0
         self._rejected: int | None = None
@@ -158,10 +160,15 @@ class Turn:
         return drafter.append(np.array(fresh, np.int64))
 
     def _law_of(self, logits: Logits) -> Law:
-        session = self._session
-        drafted = (token.token_id for token in self._block)
-        generated = [*session.tokens.ids[session.boundary :], *drafted]
-        return to_law(logits, self._generation.sampling, generated, session.shared.num_ids)
+        session, sampling = self._session, self._generation.sampling
+        generated: Sequence[int] = ()
+        if sampling.penalises:
+            drafted = (token.token_id for token in self._block)
+            generated = [*session.tokens.ids[session.boundary :], *drafted]
+        num_ids = session.shared.num_ids
+        if len(self._rooms) == len(self._block):
+            self._rooms.append(np.empty(num_ids))
+        return to_law(logits, sampling, generated, num_ids, self._rooms[len(self._block)])
 
     def receive(self, data: bytes) -> TurnStep:
         """Apply a verdict, or the answer to a request for more draws."""

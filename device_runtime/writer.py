@@ -11,6 +11,7 @@ from typing import Any, Literal
 from device_runtime.bundle import Bundle
 from device_runtime.chat_template import ChatTemplate, Message
 from device_runtime.drafter import Drafter
+from device_runtime.estimates import Situation, choose_scheme
 from device_runtime.generate import (
     write_device_only,
     write_edge_only,
@@ -19,15 +20,19 @@ from device_runtime.generate import (
 )
 from device_runtime.link import EdgeLink, LinkSettings, Traffic
 from device_runtime.lossy import Route, Router, method_named
+from device_runtime.measured import Handshake, RoundTimes
+from device_runtime.measured_file import Memory
 from device_runtime.onnx_drafter import OnnxDrafter
 from device_runtime.protocol.device_session import DeviceSession, Generation
 from device_runtime.protocol.errors import ConfigError
 from device_runtime.protocol.randomness import device_coins
 from device_runtime.protocol.sampling import Sampling
+from device_runtime.protocol.schemes import DEFAULT_SCHEME, SEEDED_SCHEME, check_gamma
+from device_runtime.scheme_choice import AUTO, Choice
 from device_runtime.settings import RuntimeSettings
 from device_runtime.tokenizer import Tokenizer
 from device_runtime.transcript import Piece, Transcript
-from device_runtime.turn import Counts
+from device_runtime.turn import Counts, Origin
 
 Mode = Literal["split", "edge", "device"]
 PAD_BYTES = 256
@@ -45,17 +50,24 @@ class WriteConfig:
 
     mode: Mode
     scheme: str
+    """A name of `lossy.METHODS`, or `auto`: the quickest lossless one by what was measured."""
     gamma: int
     sampling: Sampling
     max_tokens: int
     seed: int = field(default_factory=random_seed)
+    is_seed_given: bool = False
+    """The seed is somebody's choice, so the same one must give the same text (`auto`)."""
     lossy: bool = False
     """Whether a scheme whose text is not the LLM's may be used."""
     threshold: float | None = None
     """Of a lossy scheme; None takes its default."""
     stops: tuple[str, ...] = ()
+    is_chat: bool = False
+    """The answer is a text of its own and does not continue the prompt's."""
     pad: bool = False
     logprobs: bool = False
+    local_after_s: float | None = None
+    """How long an edge may stay away before the SLM goes on alone; None: it never does."""
 
 
 class Device:
@@ -89,15 +101,30 @@ class Device:
 class Answer:
     """One answer being written: iterate over `pieces`, then ask for the `summary`."""
 
-    def __init__(self, device: Device, config: WriteConfig, prompt_ids: list[int]) -> None:
+    def __init__(
+        self,
+        device: Device,
+        config: WriteConfig,
+        prompt_ids: list[int],
+        memory: Memory | None = None,
+    ) -> None:
+        """memory: what `auto` has learnt of this edge and bundle, and where it learns more."""
         self.config = config
         self.prompt_ids = prompt_ids
         self.counts = Counts()
         self.transcript: Transcript
+        self.choice: Choice | None = None
+        """What `auto` took and why."""
         self._device = device
+        self._memory = memory or Memory()
+        self._times = RoundTimes()
         self._method = method_named(
-            config.scheme, allow_lossy=config.lossy, threshold=config.threshold
+            DEFAULT_SCHEME if config.scheme == AUTO else config.scheme,
+            allow_lossy=config.lossy,
+            threshold=config.threshold,
         )
+        if config.mode == "split" and self._method.policy is None:
+            check_gamma(self._method.scheme, config.gamma, device.tokenizer.num_ids)
         self._traffic = Traffic()
 
     async def pieces(self, link: EdgeLink | None) -> AsyncIterator[Piece]:
@@ -106,12 +133,41 @@ class Answer:
         if link is not None:
             end_ids = link.session.facts.end_ids
             link.session.append(self.prompt_ids)
-            before = replace(link.traffic)
+            before, handshake = replace(link.traffic), link.handshake
+            self._choose(link)
         self._begin(end_ids)
         async for piece in self._write(link):
             yield piece
         if link is not None:
             self._traffic = link.traffic.since(before)
+            self._learn(handshake)
+
+    def _choose(self, link: EdgeLink) -> None:
+        """Put a scheme in the place of `auto`."""
+        config = self.config
+        if config.scheme != AUTO or config.mode != "split":
+            return
+        if config.is_seed_given:
+            self.choice = Choice(SEEDED_SCHEME, "a seed was given; no other scheme repeats a text")
+        else:
+            now = Situation(
+                num_ids=link.session.facts.num_ids,
+                gamma=min(config.gamma, link.session.facts.max_gamma),
+                sampling=config.sampling,
+                pad_to_bytes=PAD_BYTES if config.pad else 0,
+                handshake=link.handshake,
+            )
+            self.choice = choose_scheme(self._memory.history, now)
+        self._method = method_named(self.choice.scheme)
+
+    def _learn(self, handshake: Handshake) -> None:
+        """Keep what this generation measured for the next choice."""
+        measured = self._times.measured(
+            self._method.scheme.name, self.config.sampling, self.counts, handshake,
+            padded=self.config.pad,
+        )  # fmt: skip
+        if measured is not None:
+            self._memory.add(measured)
 
     def _begin(self, end_ids: tuple[int, ...]) -> None:
         config = self.config
@@ -119,7 +175,8 @@ class Answer:
             self._method.scheme, config.sampling, config.seed, end_ids,
             PAD_BYTES if config.pad else 0, config.logprobs,
         )  # fmt: skip
-        detokenizer = self._device.tokenizer.detokenizer(self.prompt_ids, config.stops)
+        context = [] if config.is_chat else self.prompt_ids
+        detokenizer = self._device.tokenizer.detokenizer(context, config.stops)
         self.transcript = Transcript(detokenizer, frozenset(end_ids), config.max_tokens)
 
     def _write(self, link: EdgeLink | None) -> AsyncIterator[Piece]:
@@ -144,13 +201,20 @@ class Answer:
                 link, drafter, generation, policy, device_coins(), transcript, self.counts
             )
         return write_split(
-            link, drafter, generation, self.config.gamma, device_coins(), transcript, self.counts
-        )
+            link, drafter, generation, self.config.gamma, device_coins(), transcript, self.counts,
+            times=self._times, local_after_s=self.config.local_after_s,
+        )  # fmt: skip
+
+    @property
+    def scheme(self) -> str:
+        """The name of the method in force; `auto` has been resolved once writing has begun."""
+        return self.choice.scheme if self.choice is not None else self.config.scheme
 
     @property
     def lossless(self) -> bool:
         """Whether the text follows the LLM's law."""
-        return self.config.mode != "device" and self._method.lossless
+        own = self.config.mode == "device" or self.counts.unverified > 0
+        return self._method.lossless and not own
 
     def summary(self) -> dict[str, Any]:
         """What `--json` prints. alpha counts judged drafts only; bytes are message payloads."""
@@ -167,7 +231,7 @@ class Answer:
             "bonus": counts.bonus,
             "rejected": counts.rejected,
             "more_requests": counts.more_requests,
-            "unverified": counts.unverified,
+            "unverified": transcript.origins.count(Origin.UNVERIFIED),
             "alpha": counts.alpha,
             "bytes_up": traffic.bytes_up,
             "bytes_down": traffic.bytes_down,
@@ -177,7 +241,7 @@ class Answer:
             "tpot_s": transcript.tpot_s,
             "wall_s": transcript.wall_s,
             "mode": self.config.mode,
-            "scheme": self.config.scheme if self.config.mode == "split" else None,
+            "scheme": self.scheme if self.config.mode == "split" else None,
             "lossless": self.lossless,
             "gamma": self.config.gamma if self.config.mode == "split" else None,
             "seed": self.config.seed,

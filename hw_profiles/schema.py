@@ -21,6 +21,7 @@ MeasuringPoint = Literal[
     "module_input",
     "rails",
     "cpu_package",
+    "gpu",
     "radio",
     "modem",
     "phone",
@@ -28,7 +29,8 @@ MeasuringPoint = Literal[
 ]
 """wall: mains side of the supply · board_input: DC input of the board · module_input: the module
 without its carrier (VDD_IN) · rails: only the named supply rails · cpu_package: RAPL's package ·
-radio: added by the radio · modem: input of the modem chip · phone, terminal: the whole device."""
+gpu: the whole card (NVML) · radio: added by the radio · modem: input of the modem chip · phone,
+terminal: the whole device."""
 
 Feature = Literal[
     "dotprod",

@@ -9,7 +9,8 @@ import pytest
 from device_runtime.bundle import Bundle
 from device_runtime.chat_template import MAX_TEMPLATE_BYTES, ChatTemplate, Message
 from device_runtime.protocol.errors import BundleError, ConfigError
-from device_runtime.tokenizer import Segment, Tokenizer
+from device_runtime.protocol.text_codec import Segment
+from device_runtime.tokenizer import Tokenizer
 from tests.tiny_bundle import (
     CHAT_TEMPLATE,
     SPECIALS,

@@ -361,6 +361,23 @@ def test_a_crash_of_onnxruntime_is_a_finding_and_no_crash(
     assert (runtime.version, runtime.problem) == (version, problem)
 
 
+def test_the_child_that_tries_onnxruntime_has_its_telemetry_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in on the path tells as its version what it saw when it was imported."""
+    stand_in = """
+import os
+__version__ = "telemetry " + os.environ.get("ORT_DISABLE_TELEMETRY", "on")
+def get_available_providers():
+    return []
+"""
+    (tmp_path / "onnxruntime.py").write_text(stand_in)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    runtime = doctor_python.try_onnxruntime(doctor_power.run_command)
+    assert (runtime.version, runtime.problem) == ("telemetry 1", None)
+
+
 def test_the_real_runner_reports_status_output_and_absence() -> None:
     assert doctor_power.run_command(["sh", "-c", "echo no; exit 3"]) == CommandResult(3, "no\n")
     assert doctor_power.run_command(["there-is-no-such-command"]) is None

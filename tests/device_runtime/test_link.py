@@ -9,9 +9,9 @@ import pytest
 from aiohttp import WSMsgType, web
 from aiohttp.test_utils import TestServer
 
-from device_runtime.detokenizer import Detokenizer
 from device_runtime.generate import write_device_only, write_edge_only, write_split
 from device_runtime.link import EdgeLink, EdgeLostError, LinkSettings, session_url
+from device_runtime.protocol.detokenizer import Detokenizer
 from device_runtime.protocol.device_session import DeviceSession, Generation
 from device_runtime.protocol.errors import ConfigError, RemoteError
 from device_runtime.protocol.messages import Refusal, Stream, decode, encode

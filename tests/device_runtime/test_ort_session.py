@@ -6,11 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from device_runtime import ort_session
+from device_runtime.onnx_drafter import OnnxDrafter
 from device_runtime.protocol.errors import ConfigError
 from device_runtime.settings import RuntimeSettings
+from tests.tiny_bundle import make_bundle
 
 ROOT = Path(__file__).parents[2]
 
@@ -64,6 +67,13 @@ def test_settings_reach_the_session_options() -> None:
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "1"
     default = ort_session.session_options(RuntimeSettings())
     assert default.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+
+
+def test_a_session_leaves_the_arithmetic_of_its_thread_alone(tmp_path: Path) -> None:
+    """Laws are computed in the same thread: tiny weights must not become 0 there."""
+    drafter = OnnxDrafter.open(make_bundle(tmp_path), RuntimeSettings(num_threads=1))
+    drafter.append(np.arange(3))
+    assert (np.full(64, 1e-310) * 0.5 > 0).all()
 
 
 @pytest.mark.parametrize(

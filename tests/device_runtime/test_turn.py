@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from device_runtime.protocol.device_session import DeviceSession, Generation
+from device_runtime.protocol.law import ArrayLaw
 from device_runtime.protocol.randomness import device_coins
 from device_runtime.protocol.sampling import Sampling, to_law
 from device_runtime.protocol.schemes import SCHEMES, scheme_named
@@ -176,3 +177,37 @@ def test_logprobs_are_the_llms_own_at_temperature_1() -> None:
         assert turn.logprobs[index] == pytest.approx(wanted, abs=1e-5)
         known += 1
     assert known >= len(committed) - 1
+
+
+def test_the_laws_of_a_block_lie_in_rooms_of_their_own_that_the_next_block_uses_again() -> None:
+    """Otherwise a replacement would be drawn against another token's q, or every token allocate."""
+    _, session, drafter = start(slm=random_table(400, 3), llm=random_table(400, 4))
+    session.begin(begin("dssd-thinned"))
+    turn = Turn(session, drafter, begin("dssd-thinned"), device_coins(5), Counts())
+    turn.draft(4)
+    first = [law._weights for law in turn._laws if isinstance(law, ArrayLaw)]
+    assert len(first) == 4
+    wanted = [to_law(row, PLAIN, ()).probs for row in _drafted_rows(turn, drafter)]
+    for law, probs in zip(turn._laws, wanted, strict=True):
+        np.testing.assert_array_equal(law.prob(np.arange(400)), probs)
+    drafter.truncate(len(PROMPT) - 1)
+    turn.draft(4)
+    again = [law._weights for law in turn._laws if isinstance(law, ArrayLaw)]
+    for old, new in zip(first, again, strict=True):
+        assert np.shares_memory(old, new)
+
+
+def _drafted_rows(turn: Turn, drafter: TableDrafter) -> list[Table]:
+    """The rows that the block's laws came from."""
+    before = [PROMPT[-1], *(drafted.token_id for drafted in turn._block[:-1])]
+    return [drafter._table[token_id] for token_id in before]
+
+
+def test_penalties_see_the_drafted_tokens_too() -> None:
+    sampling = Sampling(presence_penalty=100.0)
+    _, session, drafter = start()
+    session.begin(begin("dssd-thinned", sampling))
+    turn = Turn(session, drafter, begin("dssd-thinned", sampling), device_coins(5), Counts())
+    turn.draft(8)
+    ids = [drafted.token_id for drafted in turn._block]
+    assert len(set(ids)) == len(ids)

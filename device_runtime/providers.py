@@ -1,0 +1,88 @@
+"""Which of onnxruntime's execution providers runs a bundle, and with which options.
+
+CUDA and TensorRT follow onnxruntime's documented interface; neither was run on hardware.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from device_runtime.protocol.manifest import Manifest
+from device_runtime.settings import RuntimeSettings
+
+CPU = "CPUExecutionProvider"
+CUDA = "CUDAExecutionProvider"
+TENSORRT = "TensorrtExecutionProvider"
+GPU_PROVIDERS = (CUDA, TENSORRT)
+
+Provider = tuple[str, dict[str, str]]
+"""Name and options, as onnxruntime takes them."""
+
+
+def choose_providers(
+    available: Sequence[str], manifest: Manifest, settings: RuntimeSettings, max_len: int
+) -> list[Provider]:
+    """The wished providers that are here and can run this graph, in the order of the wish; CPU last."""
+    chosen: list[Provider] = []
+    for name in settings.providers:
+        if name == TENSORRT and name in available and manifest.graph == "optimum":
+            chosen.append((name, _tensorrt_options(manifest, settings, max_len)))
+        elif name == CUDA and name in available and _fits_cuda(manifest):
+            # By default the arena doubles: on a Jetson it takes the memory that everything shares.
+            chosen.append((name, {"device_id": "0", "arena_extend_strategy": "kSameAsRequested"}))
+    return [*chosen, (CPU, {})]
+
+
+def _fits_cuda(manifest: Manifest) -> bool:
+    # CUDA's GroupQueryAttention has no float32: such a graph would visit the CPU in every layer.
+    return manifest.graph != "fused" or manifest.cache_dtype == "float16"
+
+
+def _tensorrt_options(
+    manifest: Manifest, settings: RuntimeSettings, max_len: int
+) -> dict[str, str]:
+    """Half precision, engines kept between runs, and one engine for all lengths.
+
+    TensorRT has no kernels for GroupQueryAttention and MatMulNBits, so fused graphs never come here.
+    Without a range of shapes it would build a new engine whenever a text gets longer.
+    """
+    cache = str(_engine_folder(manifest))
+    chunk = min(settings.prefill_chunk, max_len)
+    shapes = {
+        "min": _shapes(manifest, num_tokens=1, num_past=0),
+        "opt": _shapes(manifest, num_tokens=1, num_past=max_len // 2),
+        "max": _shapes(manifest, num_tokens=chunk, num_past=max_len),
+    }
+    return {
+        "device_id": "0",
+        "trt_fp16_enable": "True",
+        "trt_engine_cache_enable": "True",
+        "trt_engine_cache_path": cache,
+        "trt_timing_cache_enable": "True",
+        "trt_timing_cache_path": cache,
+        **{f"trt_profile_{end}_shapes": text for end, text in shapes.items()},
+    }
+
+
+def _shapes(manifest: Manifest, num_tokens: int, num_past: int) -> str:
+    """`name:1x2x3,…` of every input."""
+    sizes: dict[str, tuple[int, ...]] = {manifest.input_ids_name: (1, num_tokens)}
+    if manifest.attention_mask_name is not None:
+        sizes[manifest.attention_mask_name] = (1, num_past + num_tokens)
+    if manifest.position_ids_name is not None:
+        sizes[manifest.position_ids_name] = (1, num_tokens)
+    cache = (1, manifest.num_kv_heads, num_past, manifest.head_size)
+    for layer in range(manifest.num_layers):
+        for pattern in (manifest.past_key_pattern, manifest.past_value_pattern):
+            sizes[pattern % layer] = cache
+    return ",".join(f"{name}:{'x'.join(map(str, size))}" for name, size in sizes.items())
+
+
+def _engine_folder(manifest: Manifest) -> Path:
+    """The user's own, by the graph's hash: an engine is code, so none comes with a bundle."""
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = caches / "tandem" / "tensorrt" / manifest.files["model.onnx"]
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return folder

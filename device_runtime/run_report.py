@@ -1,0 +1,52 @@
+"""What `tandem run` says of an answer beside its text: values for --json, notes for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from device_runtime.scheme_choice import Choice
+from device_runtime.writer import Answer
+
+
+def extra_values(answer: Answer) -> dict[str, Any]:
+    """Beside the summary: what `auto` chose, and which tokens no edge has verified."""
+    values: dict[str, Any] = {"unverified_spans": answer.transcript.unverified_spans}
+    choice = answer.choice
+    if choice is not None:
+        values["auto"] = {
+            "scheme": choice.scheme,
+            "why": choice.why,
+            "expected_s_per_token": choice.expected_s_per_token,
+            "assumed": choice.assumed,
+        }
+    return values
+
+
+def notes(answer: Answer) -> list[str]:
+    """Lines for stderr, after the text."""
+    lines = [] if answer.choice is None else [auto_note(answer.choice)]
+    if answer.config.mode == "device":
+        lines.append("unverified: the SLM alone wrote this")
+    elif spans := answer.transcript.unverified_spans if answer.config.local_after_s else []:
+        count = sum(end - first for first, end in spans)
+        where = ", ".join(f"{first}-{end - 1}" for first, end in spans)
+        lines.append(
+            f"unverified: {count} of {len(answer.transcript.token_ids)} tokens ({where}) are the "
+            "SLM's own, written while the edge was away"
+        )
+    elif not answer.lossless:
+        lines.append("lossy: this text does not follow the LLM's law")
+    return lines
+
+
+def auto_note(choice: Choice) -> str:
+    """One line: the scheme, why, and the expected time of every candidate."""
+    line = f"auto: {choice.scheme}, {choice.why}"
+    if choice.expected_s_per_token:
+        figures = ", ".join(
+            f"{name} {1e3 * seconds:.1f}" for name, seconds in choice.expected_s_per_token.items()
+        )
+        line += f" (ms: {figures})"
+    if choice.assumed:
+        line += f"; assumed, not yet measured: {', '.join(choice.assumed)}"
+    return line
