@@ -34,16 +34,27 @@ def read_tokens_file(path: Path) -> tuple[str, ...]:
     return tokens
 
 
-def bearer_auth(tokens: Sequence[str]) -> Middleware:
-    """Middleware that refuses requests without one of the tokens with 401.
+class KnownTokens:
+    """The tokens in force; without any, everyone is let in, with one identity in common."""
 
-    Without tokens everyone is let in, with one identity in common.
-    """
-    known = [_digest(token.encode()) for token in tokens]
+    def __init__(self, tokens: Sequence[str]) -> None:
+        self.replace(tokens)
+
+    def replace(self, tokens: Sequence[str]) -> None:
+        """From now on these."""
+        self.digests = tuple(_digest(token.encode()) for token in tokens)
+
+    def allows(self, identity: Identity) -> bool:
+        """Whether a client that was let in before would be so now."""
+        return identity in self.digests if self.digests else identity == b""
+
+
+def bearer_auth(tokens: KnownTokens) -> Middleware:
+    """Middleware that refuses requests without one of the tokens with 401."""
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
-        identity = b"" if not known else _identify(request, known)
+        identity = _identify(request, tokens.digests) if tokens.digests else b""
         resource = request.match_info.route.resource
         is_open = resource is not None and resource.canonical in OPEN_PATHS
         if identity is None and not is_open:

@@ -6,6 +6,7 @@ Safetensors only; no code that came with a checkpoint is run, and nothing is fet
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,18 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
 from device_runtime.protocol.errors import TandemError
+from device_runtime.protocol.foreign_code import foreign_code
 
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx", "seq_length")
-_PLAIN_ATTENTION = (None, "eager", "sdpa", "flash_attention_2")
+
+logger = logging.getLogger(__name__)
 
 
 class CheckpointError(TandemError, ValueError):
@@ -134,34 +138,15 @@ def _read_json(path: Path) -> dict[str, Any]:
     return data
 
 
-def _items(value: Any) -> list[tuple[str, Any]]:
-    """Every key and value of a JSON value, at any depth."""
-    if isinstance(value, list):
-        return [item for inner in value for item in _items(inner)]
-    if not isinstance(value, dict):
-        return []
-    return [*value.items(), *(item for inner in value.values() for item in _items(inner))]
-
-
 def _refuse_foreign_code(config: dict[str, Any], folder: Path) -> None:
-    """No code from a checkpoint, no kernels named by a config (CVE-2026-4372)."""
-    for key, value in _items(config):
-        if key == "auto_map":
-            raise CheckpointError(
-                f"{folder} asks to run code of its own (auto_map), which Tandem never does; if "
-                "transformers' built-in class fits these weights, remove auto_map from config.json"
-            )
-        attention = key in ("attn_implementation", "_attn_implementation")
-        if key == "_attn_implementation_internal" or (attention and value not in _PLAIN_ATTENTION):
-            raise CheckpointError(
-                f"{folder} names an attention kernel in its config ({key}), which can make code "
-                "load from elsewhere; remove that line from config.json if you trust the rest"
-            )
-        if key == "transformers_weights":
-            raise CheckpointError(
-                f"{folder} points to other weights (transformers_weights); remove that line from "
-                f"config.json and name the weights {_WEIGHTS}"
-            )
+    reason = foreign_code(config, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.__contains__)
+    if reason is not None:
+        raise CheckpointError(f"{folder} {reason}")
+    if "auto_map" in config:
+        logger.warning(
+            "%s brings code of its own, which is not run: transformers' class for %s is used",
+            folder.name, config["model_type"],
+        )  # fmt: skip
 
 
 def _refuse_other_kinds(config: dict[str, Any], folder: Path) -> None:

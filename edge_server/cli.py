@@ -10,24 +10,38 @@ import os
 import signal
 import ssl
 import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from aiohttp import web
 from aiohttp.web_log import AccessLogger
 
+from device_runtime.protocol.errors import TandemError
 from edge_server.app import drain, make_app
 from edge_server.checkpoint import Checkpoint
 from edge_server.config import EdgeConfig, is_loopback, load_config
+from edge_server.edge_draft import load_edge_draft
 from edge_server.facts import edge_facts, read_tokens
+from edge_server.gauges import gpu_probe, used_tokens
 from edge_server.loading import DEVICES, DTYPES, load_engine
+from edge_server.logs import LOG_FORMATS, use_format
+from edge_server.reload import reload
+from edge_server.state import Probes
+from edge_server.text import EdgeText
 
 EXIT_INTERRUPTED = 130
 
 _KEEPALIVE_TIMEOUT_S = 20.0
+_LAST_WORDS_S = 5.0
+"""After draining, for answers that are on their way."""
+_MAX_HEADERS = 64
+"""Of a request, each at most 8,190 bytes, which is aiohttp's own limit."""
 _FLAGS = (
-    "model", "host", "port", "device", "dtype", "num_threads", "cache_gib", "tokens_file",
-    "tls_cert", "tls_key", "insecure", "max_sessions",
+    "model", "edge_draft", "edge_gamma", "host", "port", "device", "dtype", "num_threads",
+    "cache_gib", "tokens_file", "tls_cert", "tls_key", "insecure", "max_sessions", "log_format",
 )  # fmt: skip
 
 logger = logging.getLogger(__name__)
@@ -40,6 +54,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", help=f"address to listen on (default: {default.host})")
     parser.add_argument(
         "--port", type=int, help=f"0 takes a free one and prints it (default: {default.port})"
+    )
+    parser.add_argument(
+        "--edge-draft", metavar="CHECKPOINT",
+        help="a small model of the same family that drafts for streams and completions, here",
+    )  # fmt: skip
+    parser.add_argument(
+        "--edge-gamma", type=int, help=f"tokens it drafts at a time (default: {default.edge_gamma})"
     )
     parser.add_argument("--device", choices=DEVICES, help="default: auto, a GPU if there is one")
     parser.add_argument(
@@ -62,6 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-sessions", type=int, help=f"sessions kept (default: {default.max_sessions})"
     )
+    parser.add_argument("--log-format", choices=LOG_FORMATS, help=f"default: {default.log_format}")
     parser.add_argument("--config", type=Path, metavar="FILE.toml", help="settings; flags override")
     parser.add_argument(
         "--json", action="store_true", help="print the line about readiness as JSON"
@@ -70,15 +92,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until SIGTERM (0) or SIGINT (130); both finish the rounds in hand."""
-    config = load_config(args.config, {name: getattr(args, name) for name in _FLAGS})
+
+    def read() -> EdgeConfig:
+        return load_config(args.config, {name: getattr(args, name) for name in _FLAGS})
+
+    config = read()
     config.check_paths()
+    use_format(config.log_format)
     tls = tls_context(config)
     if config.tokens_file and tls is None and not is_loopback(config.host):
         logger.warning(
             "bearer tokens cross the network in the clear: give --tls-cert and --tls-key"
         )
     app, summary = build(config)
-    stopped_by = asyncio.run(_serve(app, config, tls, summary, as_json=args.json))
+
+    def on_hangup() -> None:
+        reload(app, read, tls)
+
+    stopped_by = asyncio.run(_serve(app, config, tls, summary, on_hangup, as_json=args.json))
     return EXIT_INTERRUPTED if stopped_by is signal.SIGINT else 0
 
 
@@ -95,7 +126,13 @@ def build(config: EdgeConfig) -> tuple[web.Application, dict[str, object]]:
         dtype=config.dtype,
         cache_bytes=int(config.cache_gib * 2**30) or None,
     )
+    drafting = None
+    if config.edge_draft:
+        drafting = load_edge_draft(engine, Checkpoint.open(Path(config.edge_draft)), tokens)
+        engine = drafting.target
     facts = edge_facts(checkpoint, tokens, engine.context_len)
+    if drafting is not None:
+        facts = replace(facts, edge_gamma=config.edge_gamma)
     if facts.context_len < checkpoint.context_len:
         logger.warning(
             "texts end at %d tokens, not at the model's %d: the cache has no room for more "
@@ -108,7 +145,18 @@ def build(config: EdgeConfig) -> tuple[web.Application, dict[str, object]]:
         "context_len": facts.context_len,
         "cache_tokens": engine.max_cached,
     }
-    return make_app(engine, facts, config), summary
+    probes = Probes(partial(used_tokens, engine), gpu_probe(engine.model.device))
+    text = _open_text(checkpoint.folder)
+    return make_app(drafting or engine, facts, config, text, probes), summary
+
+
+def _open_text(folder: Path) -> EdgeText | None:
+    """The tokenizer for HTTP clients; devices bring their own, so they are served without."""
+    try:
+        return EdgeText.open(folder)
+    except (TandemError, OSError, ValueError) as error:
+        logger.warning("completions over HTTP are off: %s", error)
+        return None
 
 
 def tls_context(config: EdgeConfig) -> ssl.SSLContext | None:
@@ -126,6 +174,7 @@ async def _serve(
     config: EdgeConfig,
     tls: ssl.SSLContext | None,
     summary: dict[str, object],
+    on_hangup: Callable[[], None],
     *,
     as_json: bool,
 ) -> signal.Signals:
@@ -140,9 +189,11 @@ async def _serve(
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
+    loop.add_signal_handler(signal.SIGHUP, on_hangup)
     runner = web.AppRunner(
         app, access_log=None, access_log_class=AccessLogger,
-        keepalive_timeout=_KEEPALIVE_TIMEOUT_S, shutdown_timeout=config.drain_timeout_s,
+        keepalive_timeout=_KEEPALIVE_TIMEOUT_S, shutdown_timeout=_LAST_WORDS_S,
+        handler_cancellation=True, max_headers=_MAX_HEADERS,
     )  # fmt: skip
     await runner.setup()
     try:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from device_runtime.protocol.errors import ConfigError
+from edge_server.logs import LOG_FORMATS
 from edge_server.plan import ROUND_TOKENS
 
 if sys.version_info >= (3, 11):
@@ -35,6 +36,10 @@ class EdgeConfig:
     port: int = 8600
     """0 takes a free one."""
     device: str = "auto"
+    edge_draft: str = ""
+    """Folder of a small model that drafts for streams and completions, beside the large one."""
+    edge_gamma: int = 4
+    """Tokens it drafts at a time."""
     dtype: str = "auto"
     """float64, float32 or bfloat16; auto is bfloat16 on a GPU and float32 on a CPU."""
     num_threads: int = 0
@@ -47,8 +52,19 @@ class EdgeConfig:
     tls_key: str = ""
     insecure: bool = False
     """Serve other machines without tokens."""
+    log_format: str = "text"
+    """text or json: one JSON object a line."""
     max_sessions: int = 256
     """Sessions kept, those waiting for their client to come back included."""
+    max_sessions_per_token: int = 0
+    """As above, of one bearer token; 0 sets no limit of its own. The same goes for those below."""
+    max_completions: int = 64
+    """Completions and chats over HTTP that run at a time."""
+    max_completions_per_token: int = 0
+    requests_per_minute: float = 0.0
+    """Generations that one bearer token may begin, over HTTP or in sessions."""
+    tokens_per_minute: float = 0.0
+    """Tokens that the model may run for one bearer token: prompts, drafts and what it writes."""
     max_queue: int = 1024
     """Jobs that may wait; further ones are refused with BUSY."""
     max_batch_rows: int = 256
@@ -57,6 +73,8 @@ class EdgeConfig:
     """New tokens in one forward pass."""
     prefill_tokens: int = 256
     """Of these, how many go to long prompts while rounds wait."""
+    length_ratio: float = 0.0
+    """Rounds run only beside texts at most so many times longer or shorter (LAB); 0: any."""
     resume_ttl_s: float = 600.0
     """How long a session waits for its client after the connection was lost."""
     idle_timeout_s: float = 900.0
@@ -73,15 +91,31 @@ class EdgeConfig:
     """So many refused messages in a row close a connection."""
 
     def __post_init__(self) -> None:
+        self._check_numbers()
+        if self.log_format not in LOG_FORMATS:
+            known = " or ".join(LOG_FORMATS)
+            raise ConfigError(f"log_format is {self.log_format!r}; choose {known}")
+        if bool(self.tls_cert) != bool(self.tls_key):
+            raise ConfigError("TLS needs both a certificate and its key (--tls-cert, --tls-key)")
+        if not (self.tokens_file or self.insecure or is_loopback(self.host)):
+            raise ConfigError(
+                f"{self.host} can be reached from other machines, and there are no bearer tokens; "
+                "give --tokens-file FILE, or --insecure to let everyone in"
+            )
+
+    def _check_numbers(self) -> None:
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"port is {self.port}; it must lie between 0 and 65535")
-        for name in ("cache_gib", "num_threads"):
+        for name in (
+            "cache_gib", "num_threads", "length_ratio", "max_sessions_per_token",
+            "max_completions_per_token", "requests_per_minute", "tokens_per_minute",
+        ):  # fmt: skip
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must not be negative")
         for name in (
             "max_sessions", "max_queue", "max_batch_rows", "max_batch_tokens", "prefill_tokens",
             "resume_ttl_s", "idle_timeout_s", "hello_timeout_s", "heartbeat_s", "send_timeout_s",
-            "drain_timeout_s", "max_refusals",
+            "drain_timeout_s", "max_refusals", "max_completions", "edge_gamma",
         ):  # fmt: skip
             if not 0 < getattr(self, name) < float("inf"):
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be positive")
@@ -90,12 +124,9 @@ class EdgeConfig:
                 f"prefill_tokens is {self.prefill_tokens}; it must leave {ROUND_TOKENS} of "
                 f"max_batch_tokens ({self.max_batch_tokens}) to rounds"
             )
-        if bool(self.tls_cert) != bool(self.tls_key):
-            raise ConfigError("TLS needs both a certificate and its key (--tls-cert, --tls-key)")
-        if not (self.tokens_file or self.insecure or is_loopback(self.host)):
+        if 0 < self.length_ratio < 1:
             raise ConfigError(
-                f"{self.host} can be reached from other machines, and there are no bearer tokens; "
-                "give --tokens-file FILE, or --insecure to let everyone in"
+                f"length_ratio is {self.length_ratio}; give 0 (any length) or 1 or more"
             )
 
     def check_paths(self) -> None:

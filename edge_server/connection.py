@@ -19,14 +19,18 @@ from device_runtime.protocol.errors import ErrorCode, RemoteError
 from device_runtime.protocol.messages import Cancel, Close, Hello, Kind, Refusal, decode, encode
 from edge_server.auth import Identity
 from edge_server.failures import describe
-from edge_server.plan import ROUND_TOKENS
-from edge_server.scheduler import BusyError, Scheduler
+from edge_server.front import Front
+from edge_server.logs import SESSION
+from edge_server.scheduler import BusyError
 from edge_server.sessions import Held, Registry
 
 S = TypeVar("S")
 
 MAX_UNANSWERED = 8
 """Messages that may wait for their answer; a device sends one or two."""
+
+HASHED_AT_ONCE = 1024
+"""Tokens hashed in one go, about a millisecond: a long prompt must not hold up other sessions."""
 
 TAKEN_OVER = 4001
 """Close code: the same session goes on over a newer connection."""
@@ -64,7 +68,7 @@ class Connection(Generic[S]):
         transport: asyncio.Transport | None,
         identity: Identity,
         registry: Registry[S],
-        scheduler: Scheduler[S],
+        front: Front[S],
         limits: ConnectionLimits,
     ) -> None:
         """The socket must have been prepared on the transport."""
@@ -72,7 +76,7 @@ class Connection(Generic[S]):
         self._transport = transport
         self._identity = identity
         self._registry = registry
-        self._scheduler = scheduler
+        self._front = front
         self._limits = limits
         self._inbox: asyncio.Queue[bytes | None] = asyncio.Queue(MAX_UNANSWERED)
         """Messages to answer; None stands for a text message."""
@@ -172,7 +176,9 @@ class Connection(Generic[S]):
         if self._held is None:
             self._held = await self._hold(data)
         if data[1:2] and data[1] in _NEEDS_JOB:
-            self._scheduler.admit()
+            self._front.admit(self._identity, begins=data[1] == Kind.BEGIN)
+        while self._held.session.tokens.hash_some(HASHED_AT_ONCE):  # noqa: ASYNC110
+            await asyncio.sleep(0)  # other sessions' turn
         await self._finish(self._held, self._held.session.receive(data))
 
     async def _hold(self, data: bytes) -> Held[S]:
@@ -185,8 +191,10 @@ class Connection(Generic[S]):
         held = self._registry.find(hello.resume_token, self._identity)
         if held is None:
             held = self._registry.open(self._identity, self)
+            SESSION.set(held.number)
             logger.info("session %d: opened by %r", held.number, hello.client)
             return held
+        SESSION.set(held.number)
         previous, held.owner, self._held = held.owner, self, held
         if previous is not None:
             await previous.lose_session()
@@ -203,13 +211,13 @@ class Connection(Generic[S]):
                 await self._send(step.reply)
             if step.job is None:
                 break
-            if step.job.num_rows > ROUND_TOKENS:
-                raise RemoteError(ErrorCode.TOO_LARGE, f"{step.job.num_rows} rows of logits")
-            rows = await self._scheduler.run(held.slot, step.job)
+            rows = await self._front.run(held.slot, step.job, self._identity)
             if session.state is State.STREAMING:
                 goes_on = await self._hear(held)
             if goes_on:
                 step = session.commit(rows)
+                self._front.answered(held.tally, step.outcome)
+                self._registry.answered(held)
         if session.state is State.CLOSED:
             self._held = None
             self._registry.forget(held)
@@ -234,7 +242,10 @@ class Connection(Generic[S]):
     async def _refuse(self, error: RemoteError) -> None:
         """Tell the client the code, and nothing else; end the connection after too many."""
         logger.info("session %d: refused with %s", self._number, error.code.name)
-        retry_after_s = error.retry_after_s if isinstance(error, BusyError) else 0.0
+        retry_after_s = 0.0
+        if isinstance(error, BusyError):
+            self._front.refused(error)
+            retry_after_s = error.retry_after_s
         await self._send(encode(Refusal(error.code, retry_after_s)))
         self._num_refusals += 1
         if error.code is ErrorCode.DRAINING:

@@ -18,12 +18,11 @@ from transformers import PreTrainedModel
 
 from device_runtime.protocol.edge_states import Job, Rows
 from device_runtime.protocol.errors import TandemError
-from device_runtime.protocol.law import Law
-from device_runtime.protocol.sampling import Sampling, to_law
 from edge_server.attention import forward_pass
 from edge_server.batch import Packed, Piece, pack
 from edge_server.cache import BLOCK_LEN, PagedCache, num_blocks_for
-from edge_server.law import to_laws
+from edge_server.foresight import LogitRows, foresee
+from edge_server.sharing import SharedBlocks
 
 S = TypeVar("S")
 
@@ -56,8 +55,11 @@ class TargetEngine(Protocol[S]):
         """How often a slot lost its memory to others."""
         ...
 
-    def open(self) -> S:
-        """A slot for a new session; it costs nothing before its first job."""
+    def open(self, tenant: bytes = b"") -> S:
+        """A slot for a new session; it costs nothing before its first job.
+
+        Sessions of one tenant may share the cache of their texts' beginnings; those of b"" do not.
+        """
         ...
 
     def drop(self, slot: S) -> None:
@@ -76,26 +78,12 @@ class TargetEngine(Protocol[S]):
 class Slot:
     """The part of one session's text that is in the cache."""
 
-    __slots__ = ("blocks", "tokens")
+    __slots__ = ("blocks", "tenant", "tokens")
 
-    def __init__(self) -> None:
+    def __init__(self, tenant: bytes = b"") -> None:
+        self.tenant = tenant
         self.tokens: tuple[int, ...] = ()
         self.blocks: list[int] = []
-
-
-class LogitRows:
-    """Logits (rows, vocab) of a job's last positions; a law is made when it is asked for."""
-
-    def __init__(self, logits: Tensor, num_ids: int) -> None:
-        self._logits = logits
-        self._num_ids = num_ids
-
-    def law(self, row: int, sampling: Sampling, generated: Sequence[int]) -> Law:
-        if self._logits.is_cuda:
-            rows = self._logits[row : row + 1]
-            return to_laws(rows, [sampling], [generated], self._num_ids)[0]
-        # Row by row numpy is faster than torch, and rows after a rejection are never asked for.
-        return to_law(self._logits[row].numpy(), sampling, generated, self._num_ids)
 
 
 class TorchEngine:
@@ -109,14 +97,17 @@ class TorchEngine:
         num_ids: ids the tokenizer defines; logits beyond are padding.
         """
         self.model = model
-        self._num_ids = num_ids
-        self._max_blocks = max_blocks
+        self.num_ids = num_ids
+        self.max_blocks = max_blocks
         self._context_len = min(context_len, self.max_cached)
         self._cache = PagedCache(model.config.get_text_config().num_hidden_layers, max_blocks)
         self._selects_rows = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._least_recent: dict[Slot, None] = {}
         """Slots that hold blocks, the one used longest ago first."""
         self._num_evictions = 0
+        self._shared = SharedBlocks()
+        self.batches_laws = model.device.type == "cuda"
+        """Whether a batch's laws are made and asked together, before anyone else may use the GPU."""
 
     @property
     def context_len(self) -> int:
@@ -124,7 +115,7 @@ class TorchEngine:
 
     @property
     def max_cached(self) -> int:
-        return (self._max_blocks - 1) * BLOCK_LEN
+        return (self.max_blocks - 1) * BLOCK_LEN
 
     @property
     def num_evictions(self) -> int:
@@ -140,32 +131,45 @@ class TorchEngine:
         """Blocks that no slot holds."""
         return self._cache.num_free
 
-    def open(self) -> Slot:
-        return Slot()
+    def open(self, tenant: bytes = b"") -> Slot:
+        return Slot(tenant)
 
     def drop(self, slot: Slot) -> None:
-        self._cache.give_back(slot.blocks)
+        self._cache.give_back(self._shared.release(slot.blocks))
         slot.tokens, slot.blocks = (), []
         self._least_recent.pop(slot, None)
 
     def num_new(self, slot: Slot, job: Job) -> int:
+        if not slot.blocks:
+            slot.blocks = self._shared.adopt(slot.tenant, job.tokens)
+            slot.tokens = tuple(job.tokens[: len(slot.blocks) * BLOCK_LEN])
         return len(job.tokens) - self._start(slot, job)
 
-    @staticmethod
-    def _start(slot: Slot, job: Job) -> int:
-        """The first position to run: what is cached is kept, but wanted rows must be computed."""
+    def _start(self, slot: Slot, job: Job) -> int:
+        """The first position to run: what is cached is kept, but wanted rows must be computed.
+
+        A block that others read, too, is not written to: its part of the text runs again, into a
+        block of its own.
+        """
         tokens = tuple(job.tokens)
-        return min(common_prefix_len(slot.tokens, tokens), len(tokens) - job.num_rows)
+        start = min(common_prefix_len(slot.tokens, tokens), len(tokens) - job.num_rows)
+        first = start // BLOCK_LEN
+        if first < len(slot.blocks) and self._shared.num_holders(slot.blocks[first]) > 1:
+            return first * BLOCK_LEN
+        return start
 
     def run(self, batch: Sequence[tuple[Slot, Job]]) -> list[Rows]:
-        return [LogitRows(logits, self._num_ids) for logits in self.logits(batch)]
+        rows = [LogitRows(logits, self.num_ids) for logits in self.logits(batch)]
+        if not self.batches_laws:
+            return list(rows)
+        return foresee(rows, [job.judging for _, job in batch])
 
     @torch.inference_mode()
     def logits(self, batch: Sequence[tuple[Slot, Job]]) -> list[Tensor]:
         """Logits (num_rows, vocab) for each job; float32, or float64 if the model is."""
         assert len({id(slot) for slot, _ in batch}) == len(batch), "one job per slot"
         starts = [self._start(slot, job) for slot, job in batch]
-        self._reserve(batch)
+        self._reserve(batch, starts)
         pieces = []
         for (slot, job), start in zip(batch, starts, strict=True):
             slot.tokens = slot.tokens[:start]  # true also if the pass fails half way
@@ -174,6 +178,8 @@ class TorchEngine:
         rows = self._forward(pack(pieces, self.model.device)) if pieces else torch.empty(0)
         for slot, job in batch:
             slot.tokens = tuple(job.tokens)
+            if job.num_rows == 0:  # a prompt: nothing in it will be rejected
+                self._shared.offer(slot.tenant, slot.tokens, slot.blocks)
         return list(torch.split(rows, [job.num_rows for _, job in batch]))
 
     def _forward(self, packed: Packed) -> Tensor:
@@ -192,14 +198,15 @@ class TorchEngine:
             logits = logits[packed.wanted]
         return logits if logits.dtype == torch.float64 else logits.float()
 
-    def _reserve(self, batch: Sequence[tuple[Slot, Job]]) -> None:
+    def _reserve(self, batch: Sequence[tuple[Slot, Job]], starts: Sequence[int]) -> None:
         """Give every slot of the batch just the blocks it needs; others may lose theirs."""
         counts = [num_blocks_for(len(job.tokens)) for _, job in batch]
-        if sum(counts) > self._max_blocks - 1:
-            raise CacheFullError(sum(counts), self._max_blocks - 1)
-        for (slot, _), count in zip(batch, counts, strict=True):
-            self._cache.give_back(slot.blocks[count:])
-            del slot.blocks[count:]
+        if sum(counts) > self.max_blocks - 1:
+            raise CacheFullError(sum(counts), self.max_blocks - 1)
+        for (slot, _), count, start in zip(batch, counts, starts, strict=True):
+            kept = min(count, self._num_writable(slot, start))
+            self._cache.give_back(self._shared.release(slot.blocks[kept:]))
+            del slot.blocks[kept:]
             self._least_recent.pop(slot, None)
         num_missing = sum(counts) - sum(len(slot.blocks) for slot, _ in batch)
         while self._cache.num_free < num_missing:
@@ -208,6 +215,14 @@ class TorchEngine:
         for (slot, _), count in zip(batch, counts, strict=True):
             slot.blocks += self._cache.take(count - len(slot.blocks))
             self._least_recent[slot] = None
+
+    def _num_writable(self, slot: Slot, start: int) -> int:
+        """Up to which of its blocks a slot may write from `start` on: others read the rest, too."""
+        for index in range(start // BLOCK_LEN, len(slot.blocks)):
+            if self._shared.num_holders(slot.blocks[index]) > 1:
+                return index
+            self._shared.withdraw(slot.blocks[index])
+        return len(slot.blocks)
 
 
 def common_prefix_len(a: Sequence[int], b: Sequence[int]) -> int:

@@ -15,6 +15,7 @@ from torch import Tensor
 from device_runtime.protocol.law import Floats, Ids
 from device_runtime.protocol.penalties import adjustments
 from device_runtime.protocol.sampling import LogitsError, Sampling
+from edge_server.noise import shared_gumbel
 from edge_server.truncation import drop_light, drop_outside_nucleus, keep_heaviest
 
 
@@ -56,6 +57,14 @@ class LawBatch:
             drawn[i, k] = support[min(np.searchsorted(support, drawn[i, k]), len(support) - 1)]
         return drawn
 
+    def coupled(self, rows: Sequence[int], places: Sequence[tuple[int, int]]) -> Ids:
+        """Ids (n,): argmax of log law + noise shared at (seed, position), one law a row."""
+        probs = self.probs[list(rows)]
+        ids = torch.arange(probs.shape[1], device=probs.device)
+        noise = torch.stack([shared_gumbel(seed, position, ids) for seed, position in places])
+        best: Ids = probs.log().add_(noise).argmax(1).numpy(force=True)
+        return best
+
 
 class TorchLaw:
     """One row of a `LawBatch` as a `Law`."""
@@ -65,6 +74,10 @@ class TorchLaw:
     def __init__(self, batch: LawBatch, row: int) -> None:
         self._batch = batch
         self._row = row
+
+    def coupled(self, seed: int, position: int) -> int:
+        """Argmax of log law + shared noise, found where the law is."""
+        return int(self._batch.coupled([self._row], [(seed, position)])[0])
 
     @property
     def probs(self) -> Tensor:

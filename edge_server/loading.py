@@ -38,11 +38,13 @@ def load_engine(
     device: str = "auto",
     dtype: str = "auto",
     cache_bytes: int | None = None,
+    max_blocks: int | None = None,
 ) -> TorchEngine:
     """Load the weights, try the model, and size the cache.
 
-    num_ids: ids the tokenizer defines. cache_bytes: memory for keys and values; by default a share
-    of what is free after loading. CheckpointError or ConfigError where something does not fit.
+    num_ids: ids the tokenizer defines. cache_bytes: memory for keys and values, by default a share
+    of what is free after loading; max_blocks: the same in blocks. CheckpointError or ConfigError
+    where something does not fit.
     """
     place = resolve_device(device)
     model = checkpoint.load(resolve_dtype(dtype, place), place, NAME)
@@ -52,8 +54,8 @@ def load_engine(
     )
     try_model(trial)
     budget = _free_bytes(place) if cache_bytes is None else cache_bytes
-    # No session is longer than the context, and the budget is an upper bound, not an allocation.
-    max_blocks = budget // trial.block_bytes
+    # The budget is an upper bound, not an allocation.
+    max_blocks = max_blocks or budget // trial.block_bytes
     if max_blocks < 3:
         raise ConfigError(
             f"{budget / 2**30:.3f} GiB for the cache hold not even two blocks of "

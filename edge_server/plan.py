@@ -41,6 +41,11 @@ class Limits:
     """Tokens of all texts of the batch together."""
     cache_block: int = 1
     """A text takes up a multiple of that many tokens of the cache."""
+    length_ratio: float = 0.0
+    """Length-aware batching (LAB of DSD, arXiv 2511.21669): rounds run only beside rounds whose
+    text is at most so many times longer or shorter than the first one's; 0 takes them as they
+    come. The batch pads little anyway (`edge_server.batch`), so waiting for one's like costs more
+    than it saves: `tandem bench edge` compares the two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +66,8 @@ def plan(waiting: Sequence[Waiting], limits: Limits) -> list[Share]:
         return []
     batch = _Batch(waiting, limits)
     rounds = [i for i, job in enumerate(waiting) if i > 0 and job.is_round]
+    if limits.length_ratio:
+        rounds = _alike(rounds, waiting, limits.length_ratio)
     prompts = [i for i, job in enumerate(waiting) if i > 0 and not job.is_round]
     is_shared = bool(rounds) or waiting[0].is_round
     for_prompts = limits.prefill_tokens if is_shared else limits.max_tokens
@@ -79,6 +86,13 @@ def plan(waiting: Sequence[Waiting], limits: Limits) -> list[Share]:
             break
         for_prompts -= batch.add(index, num_new)
     return batch.shares
+
+
+def _alike(rounds: Sequence[int], waiting: Sequence[Waiting], ratio: float) -> list[int]:
+    """Rounds whose texts are about as long as that of the round whose turn it is."""
+    leader = 0 if waiting[0].is_round else rounds[0] if rounds else 0
+    length = waiting[leader].num_tokens
+    return [i for i in rounds if length <= ratio * waiting[i].num_tokens <= ratio**2 * length]
 
 
 class _Batch:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from device_runtime.protocol.edge_states import Job, Rows
@@ -23,6 +24,10 @@ from edge_server.failures import describe
 from edge_server.plan import ROUND_TOKENS, Limits, Share, Waiting, plan
 
 S = TypeVar("S")
+
+SWITCH_INTERVAL_S = 0.0005
+"""How long the engine's thread may keep the interpreter while the event loop waits for it. Python's
+default of 5 ms would be paid again and again: for each verdict that is sent while a batch runs."""
 
 logger = logging.getLogger(__name__)
 
@@ -35,13 +40,27 @@ class BusyError(RemoteError):
         super().__init__(ErrorCode.BUSY, what)
 
 
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What a batch was, for those who count."""
+
+    num_jobs: int
+    num_tokens: int
+    """New ones, which the model ran."""
+    seconds: float
+    waited_s: tuple[float, ...]
+    """Of the jobs that are done with this batch: from when they came to when it began."""
+
+
 @dataclass(slots=True, eq=False)
 class _Request(Generic[S]):
     slot: S
     job: Job
     result: asyncio.Future[Rows]
+    charge: Callable[[int], None]
     num_new: int | None = None
     """Tokens still to run; None before the engine was asked."""
+    since_s: float = field(default_factory=time.perf_counter)
 
 
 class Scheduler(Generic[S]):
@@ -55,9 +74,15 @@ class Scheduler(Generic[S]):
         max_rows: int,
         max_tokens: int,
         prefill_tokens: int,
+        length_ratio: float = 0.0,
+        on_batch: Callable[[Ran], None] = lambda _: None,
     ) -> None:
-        self._engine = engine
-        self._limits = Limits(max_rows, max_tokens, prefill_tokens, engine.max_cached, BLOCK_LEN)
+        """on_batch is told of every batch that ran; the limits are those of `edge_server.plan`."""
+        self.engine = engine
+        self.on_batch = on_batch
+        self._limits = Limits(
+            max_rows, max_tokens, prefill_tokens, engine.max_cached, BLOCK_LEN, length_ratio
+        )
         self._max_queue = max_queue
         self._waiting: deque[_Request[S]] = deque()
         self._closing: list[S] = []
@@ -72,14 +97,18 @@ class Scheduler(Generic[S]):
         """Jobs that are in no batch yet."""
         return len(self._waiting)
 
-    def open(self) -> S:
-        """A slot for a session."""
-        return self._engine.open()
+    def open(self, tenant: bytes = b"") -> S:
+        """A slot for a session; those of one tenant may share what their texts begin with."""
+        return self.engine.open(tenant)
 
     def close(self, slot: S) -> None:
         """Free a slot's memory as soon as the engine is idle; its jobs must have been cancelled."""
         self._closing.append(slot)
         self._wake.set()
+
+    def set_max_queue(self, max_queue: int) -> None:
+        """From now on; what waits already goes on waiting."""
+        self._max_queue = max_queue
 
     def admit(self) -> None:
         """BusyError if one job more would be too many. To be asked before a job is made."""
@@ -87,15 +116,19 @@ class Scheduler(Generic[S]):
             retry_after_s = max(0.05, len(self._waiting) * self._seconds_per_job)
             raise BusyError(f"{len(self._waiting)} jobs wait", retry_after_s)
 
-    async def run(self, slot: S, job: Job) -> Rows:
-        """The job's rows. Cancelling the caller takes the job back."""
-        request = _Request(slot, job, asyncio.get_running_loop().create_future())
+    async def run(self, slot: S, job: Job, charge: Callable[[int], None] = lambda _: None) -> Rows:
+        """The job's rows. Cancelling the caller takes the job back.
+
+        charge is told how many tokens the model must run for the job, when that is known.
+        """
+        request = _Request(slot, job, asyncio.get_running_loop().create_future(), charge)
         self._waiting.append(request)
         self._wake.set()
         return await request.result
 
     async def serve(self) -> None:
         """Run batches until cancelled; a batch in hand is finished first."""
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
         thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         try:
             while True:
@@ -111,7 +144,7 @@ class Scheduler(Generic[S]):
     def _tidy(self) -> bool:
         """Free slots and drop what nobody waits for; whether a job is left. The engine is idle."""
         for slot in self._closing:
-            self._engine.drop(slot)
+            self.engine.drop(slot)
         self._closing.clear()
         self._waiting = deque(r for r in self._waiting if not r.result.done())
         return bool(self._waiting)
@@ -125,18 +158,23 @@ class Scheduler(Generic[S]):
         jobs = [(request.slot, _part(request, share)) for request, share in batch]
         start_s = time.perf_counter()
         results = await self._results(thread, jobs)
-        per_job_s = (time.perf_counter() - start_s) / len(jobs)
-        self._seconds_per_job += 0.1 * (per_job_s - self._seconds_per_job)
+        seconds = time.perf_counter() - start_s
+        self._seconds_per_job += 0.1 * (seconds / len(jobs) - self._seconds_per_job)
+        waited_s = tuple(start_s - r.since_s for r, share in batch if share.num_new == r.num_new)
+        self.on_batch(Ran(len(jobs), sum(share.num_new for share in shares), seconds, waited_s))
         for (request, share), result in zip(batch, results, strict=True):
             self._deliver(request, share, result)
 
     def _count_new(self, requests: Sequence[_Request[S]]) -> None:
         """Ask the engine how much each job must run: once, and again where slots were evicted."""
-        evicted = self._num_evictions != self._engine.num_evictions
-        self._num_evictions = self._engine.num_evictions
+        evicted = self._num_evictions != self.engine.num_evictions
+        self._num_evictions = self.engine.num_evictions
         for request in requests:
-            if request.num_new is None or evicted:
-                request.num_new = self._engine.num_new(request.slot, request.job)
+            is_first = request.num_new is None
+            if is_first or evicted:
+                request.num_new = self.engine.num_new(request.slot, request.job)
+                if is_first:
+                    request.charge(request.num_new)
 
     def _deliver(self, request: _Request[S], share: Share, result: Rows | Exception) -> None:
         if request.result.done():
@@ -157,7 +195,7 @@ class Scheduler(Generic[S]):
         """Rows of each job. If a batch fails, each job is tried alone: one may be at fault."""
         loop = asyncio.get_running_loop()
         try:
-            rows = await loop.run_in_executor(thread, self._engine.run, jobs)
+            rows = await loop.run_in_executor(thread, self.engine.run, jobs)
         except Exception as error:  # noqa: BLE001 -- whatever it is, the others must go on
             logger.error("a batch of %d jobs failed: %s", len(jobs), describe(error))  # noqa: TRY400
             self.healthy = False

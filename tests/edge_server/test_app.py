@@ -18,6 +18,8 @@ from device_runtime.protocol.device_session import DeviceSession, Generation
 from device_runtime.protocol.errors import ErrorCode, RefusedError
 from device_runtime.protocol.messages import (
     MAX_MESSAGE_BYTES,
+    Begin,
+    Begun,
     Cancel,
     Close,
     Flags,
@@ -29,13 +31,16 @@ from device_runtime.protocol.messages import (
     decode,
     encode,
 )  # fmt: skip
+from device_runtime.protocol.randomness import stream_key
 from device_runtime.protocol.sampling import Sampling
 from device_runtime.protocol.schemes import SCHEMES, scheme_named
 from device_runtime.protocol.schemes.base import Ask, Drafted
-from edge_server.app import EDGE, drain, make_app
+from device_runtime.protocol.tokens import TokenList
+from edge_server.app import drain, make_app
 from edge_server.auth import OPEN_PATHS
 from edge_server.config import EdgeConfig
-from edge_server.connection import TAKEN_OVER
+from edge_server.connection import HASHED_AT_ONCE, TAKEN_OVER
+from edge_server.state import EDGE
 from tests.edge_client import SESSION_PATH, EdgeClient
 from tests.table_engine import TableEngine
 from tests.table_model import TableDrafter, random_table, vocabulary_hash
@@ -166,6 +171,52 @@ async def test_a_stream_can_be_cancelled_and_the_session_goes_on(
     assert written == greedy_text(PROMPT, len(written))
     more = await device.write(TableDrafter(SLM), a_generation(), 4, 5)
     assert more == greedy_text([*PROMPT, *written], 5)
+
+
+async def test_a_cancel_that_crosses_the_end_of_a_stream_is_no_message_of_its_own(
+    serve: Serve,
+) -> None:
+    """A refusal of it would be taken for the answer to whatever comes next."""
+    device = await connect(await serve())
+    await device.begin(a_generation())
+    written = await device.stream(3)
+    await device.socket.send_bytes(device.session.cancel())
+    more = await device.write(TableDrafter(SLM), a_generation(), 4, 5)
+    assert more == greedy_text([*PROMPT, *written], 5)
+
+
+async def test_a_long_prompt_leaves_other_sessions_their_turn(
+    serve: Serve, engine: TableEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its hashes are made some at a time: between two turns of the event loop never all of them."""
+    engine.context_len = 10_000
+    device = await connect(await serve())
+    prompt = [i % VOCAB for i in range(8 * HASHED_AT_ONCE)]
+    prefix_hash = TokenList(prompt).prefix_hash(len(prompt))
+    begin = Begin(0, 0, tuple(prompt), len(prompt), 1, GREEDY, 7, ())
+    first_round = Round(0, 0, len(prompt), prefix_hash, (), 0, 0, b"")
+    num_hashed = most_at_once = 0
+
+    def counted(*words: int) -> int:
+        nonlocal num_hashed
+        num_hashed += 1
+        return stream_key(*words)
+
+    async def watch() -> None:
+        nonlocal most_at_once
+        while True:
+            before = num_hashed
+            await asyncio.sleep(0)
+            most_at_once = max(most_at_once, num_hashed - before)
+
+    monkeypatch.setattr("device_runtime.protocol.tokens.stream_key", counted)
+    watching = asyncio.create_task(watch())
+    assert decode(await device.exchange(encode(begin))) == Begun(len(prompt))
+    verdict = decode(await device.exchange(encode(first_round)))
+    watching.cancel()
+    assert isinstance(verdict, Verdict)
+    assert num_hashed >= len(prompt)
+    assert most_at_once <= HASHED_AT_ONCE
 
 
 async def test_what_a_stream_does_not_allow_is_refused_while_it_runs(
@@ -410,6 +461,48 @@ async def test_a_client_that_waits_for_its_answer_is_not_idle(
     await asyncio.sleep(0.3)
     engine.gate.set()
     device.session.receive_begun(await device.receive())
+
+
+async def test_rates_refuse_a_generation_but_not_the_session(serve: Serve) -> None:
+    device = await connect(await serve(requests_per_minute=2))
+    for _ in range(2):
+        await device.begin(a_generation())
+    answer = decode(await device.exchange(device.session.begin_again()))
+    assert isinstance(answer, Refusal)
+    assert answer.code is ErrorCode.BUSY
+    assert 20 < answer.retry_after_s <= 30
+    assert await device.stream(5) == greedy_text(PROMPT, 5)  # what has begun goes on
+
+
+async def test_tokens_are_charged_and_a_client_in_debt_waits(serve: Serve) -> None:
+    client = await serve(tokens_per_minute=10)
+    device = await connect(client, prompt=[3] * 30)
+    await device.begin(a_generation())
+    answer = decode(await device.exchange(device.session.round([Drafted(2)], Ask())))
+    assert isinstance(answer, Refusal)
+    assert answer.code is ErrorCode.BUSY
+    assert 115 < answer.retry_after_s <= 126  # 20 in debt, and one to go on with
+    text = await (await client.get("/metrics")).text()
+    assert 'tandem_refused_total{limit="client"} 1.0' in text
+
+
+async def test_one_client_holds_only_its_share_of_sessions(serve: Serve, tmp_path: Path) -> None:
+    tokens = ["a" * 20, "b" * 20]
+    (tmp_path / "tokens").write_text("\n".join(tokens))
+    client = await serve(tokens_file=str(tmp_path / "tokens"), max_sessions_per_token=2)
+    first = await EdgeClient.connect(client, a_session(), tokens[0])
+    await EdgeClient.connect(client, a_session(), tokens[0])
+    with pytest.raises(RefusedError) as refusal:
+        await EdgeClient.connect(client, a_session(), tokens[0])
+    assert refusal.value.code is ErrorCode.BUSY
+    other = await EdgeClient.connect(client, a_session(), tokens[1])
+    await other.socket.close()
+    await first.socket.close()
+    registry = client.app[EDGE].registry
+    await until(lambda: sum(held.owner is None for held in registry._held.values()) == 2)
+    await EdgeClient.connect(client, a_session(), tokens[0])  # in the place of its own
+    again = await EdgeClient.connect(client, other.session, tokens[1])
+    assert again.session.facts.resumed
 
 
 # connections that are lost

@@ -118,7 +118,7 @@ def spoil_adapter(folder: Path) -> None:
 
 
 def spoil_auto_map(folder: Path) -> None:
-    edit(folder / "config.json", auto_map={"AutoModelForCausalLM": "evil.Model"})
+    edit(folder / "config.json", model_type="evil", auto_map={"AutoModelForCausalLM": "evil.Model"})
 
 
 def spoil_kernel(folder: Path) -> None:
@@ -192,6 +192,20 @@ def test_what_cannot_be_served_is_refused(folder: Path, spoil: Any) -> None:
     spoil(folder)
     with pytest.raises(CheckpointError, match=SPOILED[spoil]):
         load(folder)
+
+
+def test_code_that_is_not_needed_is_never_run(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As in Phi-3's checkpoints, which are older than its class in transformers."""
+    plain = dict(load(folder).model.state_dict())
+    (folder / "evil.py").write_text("raise SystemExit('code of the checkpoint ran')")
+    classes = {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}
+    edit(folder / "config.json", auto_map=classes)
+    model = load(folder).model
+    assert type(model).__module__ == "transformers.models.llama.modeling_llama"
+    assert all(torch.equal(weight, plain[name]) for name, weight in model.state_dict().items())
+    assert "which is not run" in caplog.text
 
 
 def test_a_kind_that_chooses_its_attention_by_itself_is_refused(tmp_path: Path) -> None:

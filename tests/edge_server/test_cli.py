@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import ssl
@@ -38,18 +39,31 @@ def started(folder: Path, *more: str) -> Iterator[tuple[subprocess.Popen[str], d
             process.kill()
 
 
-async def test_it_prints_its_url_serves_and_drains_on_sigterm(
-    checkpoint: Callable[[str], Path],
+async def test_it_prints_its_url_serves_reloads_and_drains_on_sigterm(
+    checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    with started(checkpoint("llama")) as (process, ready):
+    (tmp_path / "tokens").write_text("the-old-token-here")
+    old, new = ({"Authorization": f"Bearer the-{name}-token-here"} for name in ("old", "new"))
+    with started(checkpoint("llama"), "--tokens-file", str(tmp_path / "tokens")) as (
+        process,
+        ready,
+    ):
         assert ready["event"] == "ready"
         assert ready["model"] == "llama"
         assert ready["dtype"] == "float32"
         assert ready["url"].startswith("http://127.0.0.1:")
-        async with aiohttp.ClientSession() as http:
-            async with http.get(f"{ready['url']}/readyz") as answer:
+        async with aiohttp.ClientSession(ready["url"]) as http:
+            async with http.get("/readyz") as answer:
                 assert answer.status == 200
-            async with http.ws_connect(f"{ready['url']}/v1/session") as socket:
+            await leave_a_stream(http, old)
+            (tmp_path / "tokens").write_text("the-new-token-here")
+            process.send_signal(signal.SIGHUP)
+            assert (await status_when_quiet(http, new))["model"] == "llama"
+            async with http.get("/v1/status", headers=old) as answer:
+                assert answer.status == 401
+            async with http.get("/metrics", headers=new) as answer:
+                assert 'error_type="cancelled"' in await answer.text()
+            async with http.ws_connect("/v1/session", headers=new) as socket:
                 await socket.send_bytes(encode(Hello("test", NUM_TOKENS)))
                 assert isinstance(decode(await socket.receive_bytes()), Welcome)
                 process.send_signal(signal.SIGTERM)
@@ -57,6 +71,25 @@ async def test_it_prints_its_url_serves_and_drains_on_sigterm(
                 assert message.type is aiohttp.WSMsgType.CLOSE
                 assert message.data == aiohttp.WSCloseCode.GOING_AWAY
         assert process.wait(20) == 0
+
+
+async def leave_a_stream(http: aiohttp.ClientSession, headers: dict[str, str]) -> None:
+    """Ask for a long text and go away after its first line."""
+    body = {"model": "llama", "prompt": "x", "max_tokens": 200, "stream": True}
+    async with http.post("/v1/completions", json=body, headers=headers) as answer:
+        await answer.content.readline()
+
+
+async def status_when_quiet(http: aiohttp.ClientSession, headers: dict[str, str]) -> dict[str, Any]:
+    """The status as soon as the token is good and no completion runs."""
+    for _ in range(1000):
+        async with http.get("/v1/status", headers=headers) as answer:
+            if answer.status == 200:
+                status: dict[str, Any] = await answer.json()
+                if status["completions"] == 0:
+                    return status
+        await asyncio.sleep(0.01)
+    raise AssertionError("it never was quiet")
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_server.plan import Limits, Share, Waiting, plan
+from device_runtime.protocol.messages.fields import MAX_ROWS
+from edge_server.plan import ROUND_TOKENS, Limits, Share, Waiting, plan
 
 LIMITS = Limits(max_rows=8, max_tokens=100, prefill_tokens=40, max_cached=10_000)
 
@@ -19,6 +20,11 @@ def a_round(num_new: int = 5, num_tokens: int = 50) -> Waiting:
 
 def prompt(num_new: int) -> Waiting:
     return Waiting(num_new, num_new, is_round=False)
+
+
+def test_the_rows_a_round_may_ask_for_are_computed_in_one_go() -> None:
+    """Each row is that of a new token, or of one that runs again."""
+    assert MAX_ROWS <= ROUND_TOKENS
 
 
 def test_nothing_waits_nothing_runs() -> None:
@@ -68,6 +74,20 @@ def test_a_round_too_large_for_any_batch_runs_alone() -> None:
     assert plan([a_round(120), a_round(5)], LIMITS) == [Share(0, 120)]
 
 
+def test_length_aware_batching_takes_rounds_of_like_length() -> None:
+    limits = replace(LIMITS, length_ratio=2.0)
+    lengths = (100, 900, 200, 49, 50, 201, 120)
+    waiting = [a_round(num_tokens=length) for length in lengths]
+    assert [share.index for share in plan(waiting, limits)] == [0, 2, 4, 6]
+    assert [share.index for share in plan(waiting, LIMITS)] == list(range(7))
+
+
+def test_beside_a_prompt_the_first_round_sets_the_length() -> None:
+    limits = replace(LIMITS, length_ratio=2.0)
+    waiting = [prompt(1000), a_round(num_tokens=30), a_round(num_tokens=900), a_round()]
+    assert [share.index for share in plan(waiting, limits)] == [0, 1, 3]
+
+
 jobs = st.lists(
     st.one_of(
         st.builds(a_round, st.integers(0, 60), st.integers(60, 300)),
@@ -78,9 +98,11 @@ jobs = st.lists(
 )
 
 
-@given(jobs)
-def test_a_batch_is_never_empty_and_keeps_the_limits(waiting: list[Waiting]) -> None:
-    limits = replace(LIMITS, max_cached=900, cache_block=32)
+@given(jobs, st.sampled_from([0.0, 1.5]))
+def test_a_batch_is_never_empty_and_keeps_the_limits(
+    waiting: list[Waiting], length_ratio: float
+) -> None:
+    limits = replace(LIMITS, max_cached=900, cache_block=32, length_ratio=length_ratio)
     shares = plan(waiting, limits)
     assert shares
     assert len({share.index for share in shares}) == len(shares) <= limits.max_rows

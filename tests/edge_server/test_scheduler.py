@@ -19,7 +19,7 @@ ENGINE_TABLE = random_table(20, seed=1)
 
 
 def a_scheduler(engine: TableEngine, **limits: int) -> Scheduler[TableSlot]:
-    settings = {"max_queue": 100, "max_rows": 8, "max_tokens": 300, "prefill_tokens": 100}
+    settings: Any = {"max_queue": 100, "max_rows": 8, "max_tokens": 300, "prefill_tokens": 100}
     return Scheduler(engine, **(settings | limits))
 
 

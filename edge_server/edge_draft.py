@@ -1,0 +1,155 @@
+"""Speculation wholly on the edge: a draft model beside the target, on the same kind of engine.
+
+A stream's job tells how its next tokens may be drafted and will be judged. Before each batch the
+draft model adds a block to every such job, all of them together, one token after the other; then one
+pass of the target judges the blocks beside the rounds of devices. It is the fair rival of drafting
+on the device: same engine, same cache, same schemes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from device_runtime.protocol.edge_states import Job, Rows
+from device_runtime.protocol.errors import ConfigError
+from device_runtime.protocol.judging import DraftedRows, Judging
+from device_runtime.protocol.vocabulary import Entry
+from edge_server.checkpoint import Checkpoint
+from edge_server.engine import Slot, TorchEngine
+from edge_server.facts import read_tokens
+from edge_server.loading import load_engine
+
+CATCH_UP_TOKENS = 256
+"""So many tokens the draft model reads beside a batch; a session further behind drafts nothing yet."""
+
+
+@dataclass(slots=True, eq=False)
+class TwoSlots:
+    """One session's text in the caches of both models."""
+
+    target: Slot
+    draft: Slot
+
+
+class DraftingEngine:
+    """A `TargetEngine` that drafts for streams before it judges."""
+
+    def __init__(self, target: TorchEngine, draft: TorchEngine) -> None:
+        """The draft model must know a prefix of the target's ids, and no others."""
+        self.target = target
+        self.draft = draft
+        self.num_passes = 0
+        """Of the draft model."""
+
+    @property
+    def context_len(self) -> int:
+        return self.target.context_len
+
+    @property
+    def max_cached(self) -> int:
+        return min(self.target.max_cached, self.draft.max_cached)
+
+    @property
+    def num_evictions(self) -> int:
+        return self.target.num_evictions
+
+    @property
+    def num_free_blocks(self) -> int:
+        """Of the target's cache."""
+        return self.target.num_free_blocks
+
+    def open(self, tenant: bytes = b"") -> TwoSlots:
+        return TwoSlots(self.target.open(tenant), self.draft.open(tenant))
+
+    def drop(self, slot: TwoSlots) -> None:
+        self.target.drop(slot.target)
+        self.draft.drop(slot.draft)
+
+    def num_new(self, slot: TwoSlots, job: Job) -> int:
+        drafts = max(0, job.judging.gamma) if job.judging else 0
+        return self.target.num_new(slot.target, job) + drafts
+
+    def run(self, batch: Sequence[tuple[TwoSlots, Job]]) -> list[Rows]:
+        blocks = self._draft([(slot.draft, job.judging) for slot, job in batch if job.judging])
+        jobs = [(slot.target, _with_block(job, blocks.get(slot.draft))) for slot, job in batch]
+        rows = self.target.run(jobs)
+        return [
+            DraftedRows(found, blocks[slot.draft]) if slot.draft in blocks else found
+            for (slot, _), found in zip(batch, rows, strict=True)
+        ]
+
+    def _draft(self, wishes: Sequence[tuple[Slot, Judging]]) -> dict[Slot, Judging]:
+        """A block for every stream whose text the draft model has read and has room for."""
+        blocks: dict[Slot, Judging] = {}
+        behind: list[tuple[Slot, Job]] = []
+        for slot, judging in wishes:
+            if judging.gamma <= 0 or len(judging.tokens) + judging.gamma > self.draft.context_len:
+                continue
+            tokens = self._known(judging.tokens)
+            num_new = self.draft.num_new(slot, Job(tokens, 1))
+            if num_new > CATCH_UP_TOKENS:
+                behind.append((slot, Job(tokens[: len(tokens) - num_new + CATCH_UP_TOKENS], 0)))
+            else:
+                blocks[slot] = judging
+        if behind:
+            self._run_draft(behind)
+        while going := [(slot, judging) for slot, judging in blocks.items() if not judging.is_full]:
+            jobs = [(slot, Job(self._known(judging.tokens), 1)) for slot, judging in going]
+            rows = self._run_draft(jobs)
+            for (slot, judging), row in zip(going, rows, strict=True):
+                blocks[slot] = judging.drafted(row.law(0, judging.sampling, judging.generated()))
+        return blocks
+
+    def _run_draft(self, jobs: Sequence[tuple[Slot, Job]]) -> list[Rows]:
+        self.num_passes += 1
+        return self.draft.run(jobs)
+
+    def _known(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
+        """An id that only the target knows becomes 0: the draft is worse, the text is not."""
+        num_ids = self.draft.num_ids
+        if max(tokens) < num_ids:
+            return tokens
+        return tuple(token_id if token_id < num_ids else 0 for token_id in tokens)
+
+
+def _with_block(job: Job, judging: Judging | None) -> Job:
+    return job if judging is None else Job(judging.tokens, judging.num_rows, judging)
+
+
+def load_edge_draft(
+    target: TorchEngine, checkpoint: Checkpoint, target_tokens: Sequence[Entry]
+) -> DraftingEngine:
+    """The target with a draft model beside it, on the same device and with the same dtype.
+
+    The target's memory for keys and values is divided so that both hold the same texts. ConfigError
+    where the two tokenizers differ on the ids that both define.
+    """
+    tokens = read_tokens(checkpoint.folder)
+    count = min(len(tokens), len(target_tokens))
+    if list(tokens[:count]) != list(target_tokens[:count]):
+        raise ConfigError(
+            f"the first {count} tokens of {checkpoint.name} and of the target differ; draft with a "
+            "model of the target's family (--edge-draft)"
+        )
+    dtype = str(target.model.dtype).removeprefix("torch.")
+    draft = load_engine(
+        checkpoint, num_ids=count, device=target.model.device.type, dtype=dtype, max_blocks=3
+    )
+    target_bytes, draft_bytes = bytes_per_block(target), bytes_per_block(draft)
+    max_blocks = target.max_blocks * target_bytes // (target_bytes + draft_bytes)
+    engines = [
+        TorchEngine(
+            engine.model, num_ids=engine.num_ids, context_len=context_len, max_blocks=max_blocks
+        )
+        for engine, context_len in ((target, target.context_len), (draft, checkpoint.context_len))
+    ]
+    return DraftingEngine(*engines)
+
+
+def bytes_per_block(engine: TorchEngine) -> int:
+    """Of the cache, over all layers; known once the model has run."""
+    slot = engine.open()
+    engine.run([(slot, Job((0,), 1))])
+    engine.drop(slot)
+    return engine.block_bytes

@@ -1,0 +1,53 @@
+"""What stands before the scheduler, for sessions and completions alike: limits, charges, counts."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import Generic, TypeVar
+
+from device_runtime.protocol.edge_states import Job, Outcome, Rows
+from edge_server.admission import Admission
+from edge_server.auth import Identity
+from edge_server.metrics import Metrics
+from edge_server.scheduler import BusyError, Scheduler
+from edge_server.tally import Tally
+
+S = TypeVar("S")
+
+
+class Front(Generic[S]):
+    """Jobs go through here to the scheduler; their results are counted here."""
+
+    def __init__(self, scheduler: Scheduler[S], admission: Admission, metrics: Metrics) -> None:
+        self.scheduler = scheduler
+        self._admission = admission
+        self._metrics = metrics
+
+    def admit(self, identity: Identity, *, begins: bool) -> None:
+        """BusyError where the queue is full, or this client is at its limit.
+
+        begins: a generation begins here; otherwise it goes on.
+        """
+        if begins:
+            self._admission.begin(identity)
+        else:
+            self._admission.go_on(identity)
+        self.scheduler.admit()
+
+    def refused(self, error: BusyError) -> None:
+        """Count that somebody was put off."""
+        self._metrics.refused(error)
+
+    async def run(self, slot: S, job: Job, identity: Identity) -> Rows:
+        """The job's rows, charged to the client. Cancelling the caller takes the job back."""
+        start_s = time.perf_counter()
+        rows = await self.scheduler.run(slot, job, partial(self._admission.charge, identity))
+        self._metrics.job_done(is_prompt=job.num_rows == 0, seconds=time.perf_counter() - start_s)
+        return rows
+
+    def answered(self, tally: Tally, outcome: Outcome | None) -> None:
+        """Count what became of a job, if it settled anything."""
+        if outcome is not None:
+            tally.add(outcome)
+            self._metrics.total.add(outcome)

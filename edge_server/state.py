@@ -1,0 +1,115 @@
+"""What lives as long as the server and all routes share."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+
+from device_runtime.protocol.edge_states import EdgeFacts
+from edge_server.admission import Admission, RateError
+from edge_server.auth import Identity, KnownTokens
+from edge_server.completion import Completion
+from edge_server.config import EdgeConfig
+from edge_server.connection import Connection
+from edge_server.engine import TargetEngine
+from edge_server.front import Front
+from edge_server.metrics import Metrics
+from edge_server.scheduler import BusyError, Scheduler
+from edge_server.sessions import Registry
+from edge_server.status import GpuStatus, Status
+from edge_server.tally import BatchTally
+from edge_server.text import EdgeText
+
+BUSY_RETRY_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Probes:
+    """What only the engine at hand can tell; None where it cannot."""
+
+    cache_used_tokens: Callable[[], int] | None = None
+    gpu: Callable[[], GpuStatus] | None = None
+
+
+@dataclass(slots=True)
+class Edge:
+    """The server's state. Settings are read where they are used, so that a reload counts."""
+
+    facts: EdgeFacts
+    config: EdgeConfig
+    tokens: KnownTokens
+    scheduler: Scheduler[Any]
+    registry: Registry[Any]
+    admission: Admission
+    metrics: Metrics
+    front: Front[Any]
+    batches: BatchTally
+    engine: TargetEngine[Any]
+    text: EdgeText | None
+    """None serves sessions only."""
+    probes: Probes
+    connections: dict[Connection[Any], Identity] = field(default_factory=dict)
+    completions: set[Completion[Any]] = field(default_factory=set)
+    closing: set[asyncio.Future[None]] = field(default_factory=set)
+    """Connections being ended, because their bearer token is gone."""
+    draining: bool = False
+    started_s: float = field(default_factory=time.monotonic)
+    no_completions: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.no_completions.set()
+
+    def enter(self, completion: Completion[Any]) -> None:
+        """It runs."""
+        self.completions.add(completion)
+        self.no_completions.clear()
+
+    def leave(self, completion: Completion[Any]) -> None:
+        """It is over."""
+        self.completions.discard(completion)
+        if not self.completions:
+            self.no_completions.set()
+
+    @property
+    def ready(self) -> bool:
+        """Whether new sessions are welcome."""
+        return self.scheduler.healthy and not self.draining
+
+    def admit_completion(self, identity: Identity) -> None:
+        """BusyError unless a completion of this client may begin now."""
+        config = self.config
+        own = sum(completion.identity == identity for completion in self.completions)
+        if 0 < config.max_completions_per_token <= own:
+            raise RateError(f"{own} completions of this client run", BUSY_RETRY_S)
+        if len(self.completions) >= config.max_completions:
+            raise BusyError(f"{config.max_completions} completions run", BUSY_RETRY_S)
+        self.front.admit(identity, begins=True)
+
+    def status(self) -> Status:
+        """How things stand."""
+        probes, batches = self.probes, self.batches
+        return Status(
+            model=self.facts.model,
+            ready=self.ready,
+            draining=self.draining,
+            uptime_s=time.monotonic() - self.started_s,
+            queue_jobs=self.scheduler.num_waiting,
+            completions=len(self.completions),
+            batches=batches.batches,
+            batch_jobs=batches.jobs,
+            batch_tokens=batches.tokens,
+            total=self.metrics.total,
+            cache_capacity_tokens=self.engine.max_cached,
+            cache_used_tokens=probes.cache_used_tokens() if probes.cache_used_tokens else None,
+            evictions=self.engine.num_evictions,
+            gpu=probes.gpu() if probes.gpu else None,
+            sessions=self.registry.statuses(),
+        )
+
+
+EDGE = web.AppKey("edge", Edge)

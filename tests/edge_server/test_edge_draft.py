@@ -1,0 +1,234 @@
+"""Speculation wholly on the edge: the law is the LLM's, and so is the text where a seed decides."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from device_runtime.protocol.edge_session import EdgeSession
+from device_runtime.protocol.edge_states import EdgeFacts, Job, Rows
+from device_runtime.protocol.errors import ConfigError
+from device_runtime.protocol.judging import DraftedRows, Judging
+from device_runtime.protocol.messages import Begin, Hello, Stream, Tokens, decode, encode
+from device_runtime.protocol.sampling import Sampling, to_law
+from device_runtime.protocol.schemes import SCHEMES
+from edge_server.checkpoint import Checkpoint
+from edge_server.edge_draft import CATCH_UP_TOKENS, DraftingEngine, load_edge_draft
+from edge_server.engine import TorchEngine
+from edge_server.facts import read_tokens
+from tests.exact_law import EnumeratedStreams, enumerate_law
+from tests.table_model import TableRows, random_table, vocabulary_hash
+from tests.tiny_models import END_ID, NUM_TOKENS, tiny_model, with_noise
+
+VOCAB = 4
+P, Q = random_table(VOCAB, seed=1, spread=1.0), random_table(VOCAB, seed=2, spread=1.0)
+SAMPLED = Sampling(temperature=0.8, top_p=0.9)
+
+
+class TableDrafting:
+    """What `DraftingEngine` does, over tables."""
+
+    def rows(self, job: Job) -> Rows:
+        judging = job.judging
+        assert judging is not None
+        while not judging.is_full:
+            q = TableRows(Q, Job(judging.tokens, 1), VOCAB)
+            judging = judging.drafted(q.law(0, judging.sampling, judging.generated()))
+        rows = TableRows(P, Job(judging.tokens, judging.num_rows), VOCAB)
+        return DraftedRows(rows, judging) if judging.block else rows
+
+
+def streamed(
+    run: Callable[[Job], Rows], num_tokens: int, scheme: str, sampling: Sampling,
+    *, edge_gamma: int, end_ids: tuple[int, ...] = (), prompt: Sequence[int] = (1,), seed: int = 3,
+    num_ids: int = VOCAB, **settings: Any,
+) -> list[tuple[int, ...]]:  # fmt: skip
+    """The tokens of each message of a stream."""
+    facts = EdgeFacts("table", num_ids, vocabulary_hash, 256, end_ids, edge_gamma=edge_gamma)
+    session = EdgeSession(facts, bytes(16), **settings)
+    session.receive(encode(Hello("test", num_ids)))
+    begin = Begin(
+        0, 0, tuple(prompt), len(prompt), SCHEMES[scheme].code, sampling, seed, end_ids, 0, 0, 0
+    )
+    step = session.receive(encode(begin))
+    assert step.job is not None
+    run(step.job) if step.job.judging else None
+    session.commit(TableRows(P, Job((0,), 0), num_ids))
+    step = session.receive(encode(Stream(num_tokens)))
+    messages = []
+    while step.job is not None:
+        step = session.commit(run(step.job))
+        if step.reply is not None:
+            message = decode(step.reply)
+            assert isinstance(message, Tokens)
+            messages.append(message.ids)
+    return messages
+
+
+def flat(messages: list[tuple[int, ...]]) -> tuple[int, ...]:
+    return tuple(itertools.chain.from_iterable(messages))
+
+
+@pytest.mark.parametrize("scheme", ["dssd-thinned", "greedy-draft"])
+@pytest.mark.parametrize("gamma", [1, 2])
+@pytest.mark.parametrize("sampling", [Sampling(), SAMPLED, Sampling(presence_penalty=1.0, top_k=3)])
+def test_the_law_of_a_stream_with_drafts_is_the_llm_s(
+    scheme: str, gamma: int, sampling: Sampling
+) -> None:
+    """All coins are enumerated, those of drafting and of judging, over three tokens."""
+
+    def run(_: object, streams: EnumeratedStreams) -> tuple[int, ...]:
+        messages = streamed(
+            TableDrafting().rows, 3, scheme, sampling, edge_gamma=gamma, end_ids=(2,),
+            streams_at=streams.at,
+        )  # fmt: skip
+        return flat(messages)
+
+    emitted = enumerate_law(run)
+    for text, chance in emitted.items():
+        expected = 1.0
+        for i, token_id in enumerate(text):
+            law = to_law(P[(1, *text)[i]], sampling, text[:i], VOCAB)
+            expected *= float(law.prob(np.array([token_id]))[0])
+        assert chance == pytest.approx(expected, abs=1e-12)
+        assert 2 not in text[:-1]
+        assert len(text) == 3 or text[-1] == 2
+
+
+@pytest.mark.parametrize("scheme", ["coupled", "greedy-draft"])
+def test_where_a_seed_decides_the_text_drafts_change_nothing(scheme: str) -> None:
+    num_saved = 0
+    for seed in range(20):
+        plain = streamed(
+            lambda job: TableRows(P, job, VOCAB), 12, scheme, SAMPLED, edge_gamma=0, seed=seed
+        )
+        assert all(len(ids) == 1 for ids in plain)
+        for gamma in (1, 3, 5):
+            drafted = streamed(
+                TableDrafting().rows, 12, scheme, SAMPLED, edge_gamma=gamma, seed=seed
+            )
+            assert flat(drafted) == flat(plain)
+            num_saved += len(plain) - len(drafted)
+    assert num_saved > 0
+
+
+def test_no_more_tokens_than_were_asked_for() -> None:
+    for count in range(1, 8):
+        text = flat(streamed(TableDrafting().rows, count, "coupled", SAMPLED, edge_gamma=4))
+        assert len(text) == count
+
+
+# with real models
+
+
+@pytest.fixture(scope="session")
+def drafting(make_engine: Callable[..., TorchEngine]) -> DraftingEngine:
+    model = with_noise(tiny_model("llama", num_padding=16), 0.05).double()
+    model.set_attn_implementation("tandem")
+    draft = TorchEngine(model, num_ids=NUM_TOKENS - 20, context_len=200, max_blocks=100)
+    return DraftingEngine(make_engine(), draft)
+
+
+def run_with(engine: Any) -> Callable[[Job], Rows]:
+    slot = engine.open()
+
+    def run(job: Job) -> Rows:
+        (rows,) = engine.run([(slot, job)])
+        found: Rows = rows
+        return found
+
+    return run
+
+
+@pytest.mark.parametrize("gamma", [1, 4])
+def test_greedy_text_with_drafts_equals_generate(
+    drafting: DraftingEngine, generated: Callable[..., list[int]], gamma: int
+) -> None:
+    prompt = [5, 77, 200, 31, 8]
+    messages = streamed(
+        run_with(drafting), 40, "dssd-thinned", Sampling(temperature=0.0), edge_gamma=gamma,
+        prompt=prompt, num_ids=NUM_TOKENS,
+    )  # fmt: skip
+    assert list(flat(messages)) == generated(prompt, 40)
+    assert len(messages) < 40
+
+
+def test_sessions_draft_together_and_write_what_each_writes_alone(
+    drafting: DraftingEngine, llama: TorchEngine
+) -> None:
+    """One of them is a device's round, which the edge leaves as it is."""
+    prompts = [(5, 77, 200), (300, 12, 99, 3), tuple(range(20, 60))]
+    judgings = [Judging(SCHEMES["coupled"], SAMPLED, len(p), _key(), p, gamma=3) for p in prompts]
+    slots = [drafting.open() for _ in range(4)]
+    num_passes = drafting.num_passes
+    texts = list(prompts)
+    for _ in range(4):
+        jobs = [Job(j.tokens, 1, j) for j in judgings]
+        rows = drafting.run([*zip(slots[:3], jobs, strict=True), (slots[3], Job((1, 2, 3), 2))])
+        assert not isinstance(rows[3], DraftedRows)
+        for i, found in enumerate(rows[:3]):
+            assert isinstance(found, DraftedRows)
+            judgement = found.judging.judge(found)
+            ids = [d.token_id for d in found.judging.block[: judgement.num_accepted]]
+            ids.append(judgement.next_token or judgement.rejection)
+            texts[i] = (*texts[i], *ids)
+            judgings[i] = replace(judgings[i], tokens=texts[i])
+    assert drafting.num_passes - num_passes == 4 * 3
+    for prompt, text in zip(prompts, texts, strict=True):
+        count = len(text) - len(prompt)
+        alone = streamed(
+            run_with(llama), count, "coupled", SAMPLED, edge_gamma=0, prompt=prompt,
+            num_ids=NUM_TOKENS, seed=_key().seed,
+        )  # fmt: skip
+        assert text[len(prompt) :] == flat(alone)
+
+
+def _key() -> Any:
+    from device_runtime.protocol.verify import RoundKey
+
+    return RoundKey(7, 0, 0)
+
+
+def test_a_long_prompt_is_read_by_the_draft_model_bit_by_bit(drafting: DraftingEngine) -> None:
+    small = DraftingEngine(drafting.target, drafting.draft)
+    slot, prompt = small.open(), tuple(4 + i % 300 for i in range(150))
+    judging = Judging(SCHEMES["coupled"], SAMPLED, 150, _key(), prompt, gamma=2)
+    assert CATCH_UP_TOKENS >= 150  # or this text would not be drafted at once
+    (rows,) = small.run([(slot, Job(prompt, 1, judging))])
+    assert isinstance(rows, DraftedRows)
+    long = tuple(4 + i % 300 for i in range(199))  # no room in the draft model's context of 200
+    (rows,) = small.run([(slot, Job(long, 1, replace(judging, tokens=long)))])
+    assert not isinstance(rows, DraftedRows)
+    small.drop(slot)
+
+
+def test_catching_up_takes_chunks(
+    drafting: DraftingEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge_server.edge_draft.CATCH_UP_TOKENS", 40)
+    slot, prompt = drafting.open(), tuple(4 + i % 300 for i in range(100))
+    judging = Judging(SCHEMES["coupled"], SAMPLED, 100, _key(), prompt, gamma=2)
+    kinds = []
+    for _ in range(3):
+        (rows,) = drafting.run([(slot, Job(prompt, 1, judging))])
+        kinds.append(isinstance(rows, DraftedRows))
+    assert kinds == [False, False, True]
+    drafting.drop(slot)
+
+
+def test_both_models_share_the_memory(
+    make_engine: Callable[..., TorchEngine], checkpoint: Callable[..., Any]
+) -> None:
+    target = make_engine()
+    opened = Checkpoint.open(checkpoint("llama"))
+    tokens = read_tokens(opened.folder)
+    engine = load_edge_draft(target, opened, tokens)
+    assert engine.target.max_blocks == engine.draft.max_blocks == target.max_blocks // 2
+    with pytest.raises(ConfigError, match="differ"):
+        load_edge_draft(target, opened, [tokens[1], tokens[0], *tokens[2:]])
+    assert END_ID < NUM_TOKENS

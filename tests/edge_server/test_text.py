@@ -1,0 +1,105 @@
+"""Text and chats on the edge become the very tokens that the device makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from device_runtime.chat_template import ChatTemplate, Message
+from device_runtime.tokenizer import Tokenizer
+from edge_server.text import EdgeText, PromptError
+from tests.tiny_models import (
+    ASSISTANT,
+    CHAT_TEMPLATE,
+    END,
+    SPECIAL_TOKENS,
+    START,
+    TEXT,
+    save_checkpoint,
+    tiny_model,
+)
+
+TRIMMING = (
+    "{{ bos_token }}{% for message in messages %}<|{{ message.role }}|>"
+    "{{ message.content | trim }}{{ eos_token }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+CHATS = [
+    [("user", "Who is there?")],
+    [("system", "Be short."), ("user", " two  spaces "), ("assistant", "So."), ("user", TEXT[5])],
+    [("user", f"what does {END} mean, and {ASSISTANT}?")],
+    [("user", f"{END}"), ("user", "")],
+    [("user", "a\N{ZERO WIDTH SPACE}<|end|")],
+]
+
+
+@pytest.fixture(scope="module", params=[CHAT_TEMPLATE, TRIMMING], ids=["plain", "trimming"])
+def template(request: pytest.FixtureRequest) -> str:
+    source: str = request.param
+    return source
+
+
+@pytest.fixture(scope="module")
+def folder(template: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model = tiny_model("llama")
+    return save_checkpoint(model, tmp_path_factory.mktemp("text") / "m", chat_template=template)
+
+
+@pytest.mark.parametrize("chat", CHATS)
+def test_chats_are_the_device_s_tokens(
+    folder: Path, template: str, chat: list[tuple[str, str]]
+) -> None:
+    tokenizer = Tokenizer.open(folder / "tokenizer.json")
+    on_device = ChatTemplate(template, START, END, tuple(SPECIAL_TOKENS))
+    segments = on_device.render([Message(*turn) for turn in chat])
+    wanted = tokenizer.encode_segments(segments)
+    text = EdgeText.open(folder)
+    assert text.chat_ids([{"role": role, "content": content} for role, content in chat]) == wanted
+
+
+@pytest.mark.parametrize("prompt", [*TEXT, f"x{END}y", " ", "é"])
+def test_prompts_are_the_device_s_tokens(folder: Path, prompt: str) -> None:
+    tokenizer = Tokenizer.open(folder / "tokenizer.json")
+    assert EdgeText.open(folder).prompt_ids(prompt) == tokenizer.encode_prompt(prompt)
+
+
+def test_special_tokens_in_messages_stay_text(folder: Path) -> None:
+    text = EdgeText.open(folder)
+    harmless = text.chat_ids([{"role": "user", "content": "x"}])
+    written = text.chat_ids([{"role": "user", "content": f"x{END}{ASSISTANT}"}])
+    special = range(len(SPECIAL_TOKENS))
+    assert [i for i in written if i in special] == [i for i in harmless if i in special]
+
+
+def test_an_empty_prompt_becomes_the_start_token(folder: Path) -> None:
+    assert EdgeText.open(folder).prompt_ids("") == [SPECIAL_TOKENS.index(START)]
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
+        ("{{ messages[5].content }}", "the chat template"),
+        ("{{ messages + 3 }}", "fails on these messages"),
+        ("{{ ''.__class__.__mro__ }}", "the chat template"),
+        ("", "empty prompt"),
+        (None, "no chat template"),
+    ],
+)
+def test_what_the_template_does_not_render_is_refused(
+    template: str | None, words: str, tmp_path: Path
+) -> None:
+    folder = save_checkpoint(tiny_model("llama"), tmp_path / "m", chat_template=template)
+    with pytest.raises(PromptError, match=words):
+        EdgeText.open(folder).chat_ids([{"role": "user", "content": "hi"}])
+
+
+def test_names_of_tokens(checkpoint: Callable[[str], Path]) -> None:
+    text = EdgeText.open(checkpoint("llama"))
+    assert text.token_name(SPECIAL_TOKENS.index(END)) == END
+    assert text.token_bytes(SPECIAL_TOKENS.index(END)) == b""
+    (half, *_) = text.prompt_ids("\N{SNOWMAN}")
+    assert text.token_name(half) == "\N{REPLACEMENT CHARACTER}"
+    assert text.token_bytes(half)[:1] == "\N{SNOWMAN}".encode()[:1]
