@@ -1,0 +1,43 @@
+"""Which bundles are read on other machines, and in what their tokens must agree with those here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+EXACT = {
+    "optimum-fp32": ("--graph", "optimum", "--weights", "fp32"),
+    "fp32": ("--graph", "fused", "--weights", "fp32"),
+    "int8-level-0": ("--graph", "fused", "--weights", "int8", "--accuracy-level", "0"),
+    "int4-level-0": ("--graph", "fused", "--weights", "int4", "--accuracy-level", "0"),
+}
+"""Products of float32: kernels differ by their last bits alone, and greedy text is the same."""
+ROUNDED = {
+    "int8": ("--graph", "fused", "--weights", "int8"),
+    "int8-dynamic": ("--graph", "fused", "--weights", "int8-dynamic"),
+    "int4": ("--graph", "fused", "--weights", "int4"),
+}
+"""Activations are rounded to 8 bits, by each CPU's kernels in their own way or not at all."""
+
+CLEAR_MARGIN = 0.2
+"""Gap of the two best logits, in standard deviations of the row, that rounding must not turn.
+
+Seen to turn: up to 0.12 (int4 at level 4, one x86 CPU against the A76's kernels).
+"""
+MIN_CLEAR = 20
+
+
+def require_same_tokens(here: Mapping[str, Any], there: Mapping[str, Any]) -> None:
+    """The drafts of two probes: equal text, or equal choices along one text where they are clear."""
+    assert here.keys() == there.keys() == {*EXACT, *ROUNDED}
+    for name in EXACT:
+        assert there[name]["tokens"] == here[name]["tokens"], name
+        assert there[name]["choices"] == here[name]["choices"], name
+    for name in ROUNDED:
+        ours, theirs = here[name]["choices"], there[name]["choices"]
+        margins = here[name]["margins"]
+        clear = [margin >= CLEAR_MARGIN for margin in margins]
+        turned = [m for a, b, m in zip(ours, theirs, margins, strict=True) if a != b]
+        print(f"\n{name}: {len(turned)} of {len(ours)} choices differ, at margins {turned}", end="")
+        assert sum(clear) >= MIN_CLEAR, name
+        assert all(m < CLEAR_MARGIN for m in turned), name

@@ -1,0 +1,89 @@
+"""The device package on emulated ARM boards: it imports, computes the same and passes its tests."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.arm.agreement import require_same_tokens
+from tests.arm.board import CPUS, JETSON_ONNXRUNTIME, PYTHON, Board, build
+
+pytestmark = pytest.mark.arm
+
+MODEL_TESTS = ("test_onnx_drafter.py", "test_cached_graph.py", "test_bundle.py")
+DEVICE_TESTS = (
+    *MODEL_TESTS,
+    "test_link.py",
+    "test_turn.py",
+    "protocol/test_bit_arrays.py",
+    "protocol/test_grid.py",
+    "protocol/test_lattice.py",
+    "protocol/test_packing.py",
+    "protocol/test_randomness.py",
+    "protocol/test_wire.py",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A board, the onnxruntime on it, and which of the device's tests it runs."""
+
+    cpu: str
+    onnxruntime: str | None = None
+    tests: tuple[str, ...] = DEVICE_TESTS
+
+    def __str__(self) -> str:
+        return f"{self.cpu}-ort-{self.onnxruntime}" if self.onnxruntime else self.cpu
+
+
+SUBJECTS = [*map(Subject, CPUS), Subject("cortex-a76", JETSON_ONNXRUNTIME, MODEL_TESTS)]
+
+
+@pytest.fixture(scope="module", params=SUBJECTS, ids=str)
+def subject(request: pytest.FixtureRequest) -> Subject:
+    chosen: Subject = request.param
+    return chosen
+
+
+@pytest.fixture(scope="module")
+def board(subject: Subject) -> Board:
+    return build(subject.cpu, onnxruntime=subject.onnxruntime)
+
+
+@pytest.fixture(scope="module")
+def there(board: Board, bundles: Path) -> dict[str, Any]:
+    """The probe's report from the board."""
+    done = board.run("-m", "tests.arm.probe", str(bundles))
+    assert done.returncode == 0, done.stderr
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
+
+
+def test_the_report_comes_from_the_board(subject: Subject, there: dict[str, Any]) -> None:
+    assert there["machine"] == "aarch64"
+    assert there["python"].startswith(f"{PYTHON}.")
+    if subject.onnxruntime is not None:
+        assert there["onnxruntime"] == subject.onnxruntime
+    print(f"\n{subject}: {CPUS[subject.cpu].board}, onnxruntime {there['onnxruntime']}")
+
+
+@pytest.mark.parametrize("what", ["streams", "packing", "lattice", "messages"])
+def test_the_protocol_gives_the_same_bytes(
+    what: str, here: dict[str, Any], there: dict[str, Any]
+) -> None:
+    assert there[what] == here[what]
+
+
+def test_bundles_give_the_same_greedy_tokens(here: dict[str, Any], there: dict[str, Any]) -> None:
+    require_same_tokens(here["drafts"], there["drafts"])
+
+
+def test_the_devices_own_tests_pass(subject: Subject, board: Board) -> None:
+    paths = [f"tests/device_runtime/{name}" for name in subject.tests]
+    done = board.run("-m", "pytest", "-q", "-p", "no:cacheprovider", *paths)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr
+    print(f"\n{subject}: {done.stdout.splitlines()[-1]}")
