@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import schemes
+from benchmarks import edge, packing_cli, schemes, weights_cli
+from benchmarks.device import cli as device_cli
+from benchmarks.link import accuracy_cli
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,6 +15,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     bench = benches.add_parser("schemes", help="bytes, acceptance and time of every scheme")
     schemes.add_arguments(bench)
     bench.set_defaults(run_bench=schemes.run)
+    bench = benches.add_parser("packing", help="ways to write a row, against its entropy")
+    packing_cli.add_arguments(bench)
+    bench.set_defaults(run_bench=packing_cli.run)
+    bench = benches.add_parser("edge", help="what one edge carries: sessions, batches, GPU time")
+    edge.add_arguments(bench)
+    bench.set_defaults(run_bench=edge.run)
+    bench = benches.add_parser("device", help="speed and memory of the drafter, beside its peers")
+    device_cli.add_arguments(bench)
+    bench.set_defaults(run_bench=device_cli.run)
+    bench = benches.add_parser("weights", help="what quantising the SLM costs in acceptance")
+    weights_cli.add_arguments(bench)
+    bench.set_defaults(run_bench=weights_cli.run)
+    bench = benches.add_parser("link", help="how close the link emulator comes to its numbers")
+    accuracy_cli.add_arguments(bench)
+    bench.set_defaults(run_bench=accuracy_cli.run)
 
 
 def run(args: argparse.Namespace) -> int:

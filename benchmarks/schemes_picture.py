@@ -1,49 +1,130 @@
-"""The picture of `tandem bench schemes`: bytes down per rejected round, on a logarithmic scale."""
+"""The picture of `tandem bench schemes`: bytes of a rejected round, on a logarithmic scale."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
-import numpy as np
 
 if TYPE_CHECKING:
-    from benchmarks.schemes import Cell
+    from matplotlib.axes import Axes
 
 mpl.use("Agg")
 
+Line = dict[str, Any]
+Theme = dict[str, Any]
 
-def draw(cells: Sequence[Cell], path: Path) -> None:
-    """One panel a vocabulary; a group of bars a way of sampling, a bar a scheme."""
+THEMES: dict[str, Theme] = {
+    "schemes.png": {
+        "ground": "#ffffff", "text": "#1f2328", "faint": "#e1e4e8", "muted": "#656d76",
+        "dots": ("#9cc3e6", "#5596d0", "#2463a8", "#0b2e5c"), "marked": "#b35900",
+    },
+    "schemes-dark.png": {
+        "ground": "#0d1117", "text": "#e6edf3", "faint": "#262c36", "muted": "#8d96a0",
+        "dots": ("#2f6aa3", "#4f96d6", "#8cc2ef", "#dcedff"), "marked": "#ffa657",
+    },
+}  # fmt: skip
+WAYS = {"down": (0.17, "o", True), "up": (-0.17, "D", False)}
+"""Place beside the line, marker, and whether it is filled."""
+DEFAULT = "dssd-thinned"
+SEGMENT_BYTES = 1448
+"""Payload of one TCP segment."""
+COLUMNS = 3
+
+
+def draw(lines: Sequence[Line], folder: Path) -> None:
+    """One panel a way of sampling, a line a scheme, a colour a vocabulary; light and dark."""
     from matplotlib import pyplot as plt
 
-    vocabularies = sorted({cell.num_ids for cell in cells})
-    samplings = list(dict.fromkeys(cell.sampling for cell in cells))
-    schemes = list(dict.fromkeys(cell.scheme for cell in cells))
-    size = (10, 3.2 * len(vocabularies))
-    figure, panels = plt.subplots(len(vocabularies), figsize=size, squeeze=False, sharex=True)
-    colours = plt.get_cmap("tab20")(np.linspace(0, 1, 20))
-    for panel, num_ids in zip(panels[:, 0], vocabularies, strict=True):
-        for number, scheme in enumerate(schemes):
-            medians = [
-                float(np.median(cell.measured.bytes_down_rejected))
-                if cell.measured.bytes_down_rejected
-                else float("nan")
-                for sampling in samplings
-                for cell in cells
-                if (cell.num_ids, cell.sampling, cell.scheme) == (num_ids, sampling, scheme)
-            ]
-            places = np.arange(len(samplings)) + (number + 0.5) / (len(schemes) + 1) - 0.5
-            panel.bar(places, medians, 0.9 / (len(schemes) + 1), label=scheme,
-                      color=colours[number % 20])  # fmt: skip
-        panel.set_yscale("log")
-        panel.set_ylabel("bytes, median")
-        panel.set_title(f"{num_ids:,} ids: payload down per rejected round", loc="left")
-        panel.grid(axis="y", alpha=0.3)
-    panels[-1, 0].set_xticks(np.arange(len(samplings)), samplings)
-    panels[0, 0].legend(ncols=4, fontsize="small", loc="upper right")
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    samplings = list(dict.fromkeys(line["sampling"] for line in lines))
+    schemes = _ordered(lines)
+    num_columns = min(COLUMNS, len(samplings))
+    num_rows = -(-len(samplings) // num_columns)
+    size = (1.7 + 3.3 * num_columns, 1.2 + (0.6 + 0.31 * len(schemes)) * num_rows)
+    for name, theme in THEMES.items():
+        figure, panels = plt.subplots(
+            num_rows, num_columns, squeeze=False, sharex=True, sharey=True, figsize=size,
+            facecolor=theme["ground"], layout="constrained",
+        )  # fmt: skip
+        for panel in list(panels.flat)[len(samplings) :]:
+            panel.set_visible(False)
+        for panel, sampling in zip(panels.flat, samplings, strict=False):
+            _panel(panel, [line for line in lines if line["sampling"] == sampling], schemes, theme)
+            _dress(panel, schemes, theme)
+            panel.set_title(sampling, loc="left", color=theme["text"], fontsize=10)
+        figure.suptitle(
+            "Payload of a rejected round, median of both ways",
+            x=0.01, ha="left", color=theme["text"], fontsize=12, fontweight="bold",
+        )  # fmt: skip
+        handles, labels = panels[0, 0].get_legend_handles_labels()
+        half = len(labels) // 2  # columns are filled one by one: one line each way
+        order = [i + j for i in range(half) for j in (0, half)]
+        figure.legend(
+            [handles[i] for i in order], [labels[i] for i in order], ncols=half,
+            loc="outside lower center", frameon=False, labelcolor=theme["text"], fontsize=9,
+        )  # fmt: skip
+        figure.savefig(folder / name, dpi=120, facecolor=theme["ground"])
+        plt.close(figure)
+
+
+def _size(line: Line, way: str) -> float:
+    """Bytes of a rejected round; NaN where none was rejected."""
+    size = line[f"bytes_{way}_rejected_p50"]
+    return float("nan") if size is None else float(size)
+
+
+def _ordered(lines: Sequence[Line]) -> list[str]:
+    """Schemes, the fewest bytes first, by the largest message that each needs."""
+    worst: dict[str, float] = {}
+    for line in lines:
+        for way in WAYS:
+            size = max(0.0, _size(line, way))  # NaN counts as 0
+            worst[line["scheme"]] = max(worst.get(line["scheme"], 0.0), size)
+    return sorted(worst, key=lambda scheme: (worst[scheme], scheme))
+
+
+def _panel(panel: Axes, lines: Sequence[Line], schemes: Sequence[str], theme: Theme) -> None:
+    vocabularies = sorted({line["num_ids"] for line in lines})
+    for way, (beside, marker, is_filled) in WAYS.items():
+        for place, scheme in enumerate(schemes):
+            sizes = [_size(line, way) for line in lines if line["scheme"] == scheme]
+            span = [min(sizes), max(sizes)]
+            panel.plot(span, [place + beside] * 2, color=theme["faint"], lw=2.5, zorder=1)
+        colours = theme["dots"][-len(vocabularies) :]
+        for num_ids, colour in zip(vocabularies, colours, strict=True):
+            found = [line for line in lines if line["num_ids"] == num_ids]
+            panel.scatter(
+                [_size(line, way) for line in found],
+                [schemes.index(line["scheme"]) + beside for line in found],
+                s=26 if is_filled else 17, marker=marker, edgecolors=colour, linewidths=1.1,
+                facecolors=colour if is_filled else theme["ground"], zorder=3,
+                label=f"{way}, {num_ids:,} ids",
+            )  # fmt: skip
+
+
+def _dress(panel: Axes, schemes: Sequence[str], theme: Theme) -> None:
+    panel.set_facecolor(theme["ground"])
+    panel.set_xscale("log")
+    panel.set_xlim(5, 5e6)
+    ticks = [10, 100, 1e3, 1e4, 1e5, 1e6]
+    panel.set_xticks(ticks, ["10 B", "100 B", "1 kB", "10 kB", "100 kB", "1 MB"])
+    panel.minorticks_off()
+    panel.set_yticks(range(len(schemes)), schemes)
+    panel.set_ylim(len(schemes) - 0.5, -0.6)
+    panel.tick_params(axis="x", colors=theme["muted"], labelsize=8, length=0)
+    panel.tick_params(axis="y", colors=theme["text"], labelsize=9, length=0)
+    for label in panel.get_yticklabels():
+        if label.get_text() == DEFAULT:
+            label.set_color(theme["marked"])
+            label.set_fontweight("bold")
+    panel.axvline(SEGMENT_BYTES, color=theme["muted"], lw=0.8, ls=":", zorder=2)
+    panel.annotate(
+        "one TCP segment", (SEGMENT_BYTES, 1), xycoords=("data", "axes fraction"),
+        xytext=(3, 3), textcoords="offset points", color=theme["muted"], fontsize=7,
+    )  # fmt: skip
+    panel.grid(axis="x", color=theme["faint"], lw=0.6)
+    panel.set_axisbelow(True)
+    for side in panel.spines.values():
+        side.set_visible(False)

@@ -16,9 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from device_runtime.drafter import Drafter
-from device_runtime.protocol.edge_states import Rows
-from device_runtime.protocol.law import Law
-from device_runtime.protocol.sampling import Sampling, to_law
 
 OFFSET_MEAN, OFFSET_STD, OWN_STD = 5.0, 1.5, 0.5
 
@@ -69,18 +66,3 @@ class WideDrafter:
     def append(self, token_ids: NDArray[np.int64]) -> NDArray[np.float32]:
         row = self._drafter.append(self._vocabulary.parents(token_ids))
         return self._vocabulary.widen(row, "q")
-
-
-class WideRows:
-    """The edge's rows over the wide vocabulary."""
-
-    def __init__(self, rows: Rows, vocabulary: WideVocabulary) -> None:
-        self._rows = rows
-        self._vocabulary = vocabulary
-
-    def law(self, row: int, sampling: Sampling, generated: Sequence[int]) -> Law:
-        own = self._rows.law(row, Sampling(), ())
-        ids = own.support()
-        logits = np.full(int(ids[-1]) + 1, -np.inf)
-        logits[ids] = np.log(own.prob(ids))
-        return to_law(self._vocabulary.widen(logits, "p"), sampling, generated)

@@ -198,15 +198,17 @@ def test_nothing_is_added_to_a_line_that_was_cut_off(tmp_path: Path) -> None:
         append(path, [record()])
 
 
-UNIT_MARKS = {"s": "s", "J": "j", "W": "w", "bit/s": "bps", "Hz": "hz"}
+RATES = ("1/s", "tokens/s", "bytes/s")
+UNIT_MARKS = {"s": "s", "J": "joules", "W": "w", "bit/s": "bps", "Hz": "hz"}
 
 
 @pytest.mark.parametrize(("name", "key"), REGISTRY.items(), ids=list(REGISTRY))
 def test_a_key_carries_its_unit_in_its_name(name: str, key: Key) -> None:
     assert key.section in SECTIONS
     assert key.meaning
-    assert key.unit in {"", "1", "tokens", "bytes", *UNIT_MARKS}
-    words = name.split("_")
+    assert key.unit in {"", "1", "tokens", "bytes", *RATES, *UNIT_MARKS}
+    assert (key.unit in RATES) == name.endswith("_per_s")
+    words = name.partition("_per_")[0].split("_")
     if key.unit == "bytes":  # bytes_up, memory_bytes, wire_bytes_per_token
         assert "bytes" in words
     elif key.unit in UNIT_MARKS:

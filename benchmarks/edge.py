@@ -1,0 +1,228 @@
+"""`tandem bench edge`: what one edge carries, by rounds of devices and by its own streams.
+
+The demo pair over real sockets. Devices are replayed from answers recorded beforehand, so that no
+SLM runs beside the edge that is measured. Three arms on the same engine: split (devices draft), edge
+only, and edge with the SLM as a draft model of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks import edge_floors, edge_map
+from benchmarks.demo import PAIR, exported_slm
+from benchmarks.edge_load import Heard, Load
+from benchmarks.edge_load import run as run_load
+from benchmarks.edge_report import markdown, values_of
+from benchmarks.edge_trace import Trace, load, record, save
+from benchmarks.machine import collect
+from benchmarks.progress import progress_bar
+from benchmarks.prompts import PROMPTS
+from benchmarks.record import Record, write
+from benchmarks.verb_process import VerbProcess
+from device_runtime.protocol.sampling import Sampling
+from device_runtime.protocol.schemes import DEFAULT_SCHEME, SCHEMES
+from device_runtime.settings import RuntimeSettings
+from device_runtime.writer import Device
+
+ARMS = ("split", "edge", "edge+draft")
+SAMPLING = Sampling(temperature=0.8, top_p=0.9)
+LIMITS_S = (0.02, 0.05, 0.1, 0.2)
+"""Time-per-token limits for which the sessions held are told."""
+_PROMPTS_EACH = (1, 4, 16)
+"""Beginnings of tales put together to one prompt: texts of different lengths."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how often."""
+
+    sessions: tuple[int, ...]
+    warmup_s: float
+    seconds: float
+    repeats: int
+    num_traces: int
+    num_tokens: int
+
+
+FULL = Plan((1, 2, 4, 8, 16, 32, 64), 4.0, 12.0, 5, 24, 64)
+QUICK = Plan((1, 8, 32), 2.0, 4.0, 1, 8, 32)
+
+
+class ProbeProcess(VerbProcess):
+    """`benchmarks.edge_probe` with these settings."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        super().__init__("edge", [])
+        self._command = [sys.executable, "-m", "benchmarks.edge_probe", json.dumps(settings)]
+
+
+@dataclass
+class Bench:
+    """What is measured, and what came of it."""
+
+    plan: Plan
+    settings: dict[str, Any]
+    scheme: str
+    gamma: int
+    think_s: float
+    traces: list[Trace] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=collect)
+
+    def record_traces(self, path: Path | None, device: Device) -> None:
+        """Real answers, or those of an earlier run on the same weights."""
+        if path is not None and path.exists():
+            self.traces = load(path)
+            return
+        prompts = [
+            " ".join(PROMPTS[(i + j) % len(PROMPTS)] for j in range(_PROMPTS_EACH[i % 3]))
+            for i in range(self.plan.num_traces)
+        ]
+        with ProbeProcess(self.settings) as probe:
+            self.traces = asyncio.run(
+                record(
+                    probe.line()["url"], device, prompts, scheme=self.scheme, gamma=self.gamma,
+                    sampling=SAMPLING, num_tokens=self.plan.num_tokens,
+                )
+            )  # fmt: skip
+        if path is not None:
+            save(path, self.traces)
+
+    def capacity(self, num_sessions: int) -> float:
+        """Answers per second of the closed loop with so many sessions, once it was measured."""
+        rates = [
+            record.results["verified_tokens_per_s"]
+            for record in self.records
+            if (record.settings["arm"], record.settings["sessions"]) == ("split", num_sessions)
+        ]
+        return float(rates[0]) / self.plan.num_tokens if rates else 0.0
+
+    def measure(
+        self, arm: str, num_sessions: int, repeat: int, *, arrivals_per_s: float = 0.0,
+        length_ratio: float = 0.0,
+    ) -> Heard:  # fmt: skip
+        """One run on a fresh edge."""
+        settings = self.settings | {"length_ratio": length_ratio}
+        if arm == "edge+draft":
+            settings |= {"edge_draft": str(PAIR / "slm"), "edge_gamma": self.gamma}
+        plan = self.plan
+        work = Load(
+            arm, num_sessions, plan.warmup_s, plan.seconds, self.think_s if arm == "split" else 0.0,
+            arrivals_per_s, num_ids=_num_ids(),
+        )  # fmt: skip
+        with ProbeProcess(settings) as probe:
+            heard = asyncio.run(run_load(probe.line()["url"], self.traces, work))
+        values = {
+            "arm": arm, "sessions": num_sessions, "think_s": work.think_s,
+            "length_ratio": length_ratio, "arrivals_per_s": arrivals_per_s or None,
+            "scheme": self.scheme, "gamma": self.gamma, "temperature": SAMPLING.temperature,
+            "top_p": SAMPLING.top_p, "dtype": self.settings["dtype"],
+            "alpha": _alpha(self.traces) if arm == "split" else None, **values_of(heard),
+        }  # fmt: skip
+        self.records.append(Record.of("edge", self.facts, values, repeat=repeat))
+        return heard
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `tandem bench edge`."""
+    add = parser.add_argument
+    add("--out", type=Path, default=Path("bench-edge"), help="folder of results")
+    add("--arm", action="append", choices=ARMS, help="only these; may be repeated")
+    add("--sessions", action="append", type=int, help="only so many; may be repeated")
+    add("--scheme", choices=sorted(SCHEMES), default=DEFAULT_SCHEME, help="of the split arm")
+    add("--gamma", type=int, default=4, help="draft length of both drafting arms (default: 4)")
+    add("--think-ms", type=float, default=0.0,
+        help="device and link between a verdict and the next block (default: 0)")  # fmt: skip
+    add("--device", default="auto", help="of the edge: auto, cpu or cuda")
+    add("--dtype", default="auto", help="of the edge")
+    add("--threads", type=int, default=0, help="of the edge (default: all processors but one)")
+    add("--trace", type=Path, help="recorded answers: read if there, else written")
+    add("--repeats", type=int, help="of each run")
+    add("--quick", action="store_true", help="few sessions, short runs, once each")
+    add("--map", action="store_true",
+        help="only the map: where each arm needs the least engine time")  # fmt: skip
+    add("--gpu-floors", action="store_true",
+        help="only an 8B shape with random weights on a GPU against its floors")  # fmt: skip
+    add("--json", action="store_true", help="no progress; the results as JSON on standard output")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, print tables, write results.jsonl, table.md and pictures; exit code 0."""
+    console = Console(highlight=False, soft_wrap=True, quiet=args.json)
+    args.out.mkdir(parents=True, exist_ok=True)
+    if args.gpu_floors:
+        records, text = edge_floors.run(args.out, console)
+    elif args.map:
+        records, text = edge_map.run(args.out, console, quick=args.quick, dtype=args.dtype)
+    else:
+        records, text = _sessions(args, console)
+    write(args.out / "results.jsonl", records)
+    (args.out / "table.md").write_text(text)
+    console.print(text, markup=False)
+    console.print(f"results: {args.out}")
+    if args.json:
+        sys.stdout.write(json.dumps([json.loads(record.to_line()) for record in records]) + "\n")
+    return 0
+
+
+def _sessions(args: argparse.Namespace, console: Console) -> tuple[list[Record], str]:
+    plan = QUICK if args.quick else FULL
+    plan = replace(plan, repeats=args.repeats or plan.repeats)
+    plan = replace(plan, sessions=tuple(args.sessions or plan.sessions))
+    dtype = "float32" if args.dtype == "auto" and args.device != "cuda" else args.dtype
+    settings = {
+        "model": str(PAIR / "llm"), "device": args.device, "dtype": dtype, "cache_gib": 1.0,
+        "num_threads": args.threads or max(1, len(os.sched_getaffinity(0)) - 1),
+    }  # fmt: skip
+    bench = Bench(plan, settings, args.scheme, args.gamma, args.think_ms / 1e3)
+    bench.record_traces(args.trace, Device(exported_slm(console), RuntimeSettings(num_threads=1)))
+    runs = list(_runs(bench, args.arm or ARMS))
+    with progress_bar(console) as progress:
+        task = progress.add_task("", total=len(runs))
+        for arm, num_sessions, repeat, (ratio, share) in runs:
+            progress.update(task, description=f"{arm}, {num_sessions} sessions")
+            rate = share * bench.capacity(num_sessions)
+            bench.measure(arm, num_sessions, repeat, arrivals_per_s=rate, length_ratio=ratio)
+            progress.advance(task)
+    text = markdown(bench.records, LIMITS_S)
+    from benchmarks.edge_picture import draw
+
+    draw(bench.records, args.out / "edge.png")
+    return bench.records, text
+
+
+def _runs(bench: Bench, arms: Sequence[str]) -> Iterator[tuple[str, int, int, tuple[float, float]]]:
+    """Arm, sessions, repeat, length ratio and share of the capacity at which answers arrive.
+
+    Closed loops of every size; then the largest again, length-aware, and as an open loop.
+    """
+    most = max(bench.plan.sessions)
+    for repeat in range(bench.plan.repeats):
+        for arm in arms:
+            for num_sessions in bench.plan.sessions:
+                yield arm, num_sessions, repeat, (0.0, 0.0)
+        if "split" in arms:
+            yield "split", most, repeat, (2.0, 0.0)
+            yield "split", most, repeat, (0.0, 0.5)
+            yield "split", most, repeat, (0.0, 0.8)
+
+
+def _alpha(traces: Sequence[Trace]) -> float:
+    return sum(trace.accepted for trace in traces) / sum(trace.judged for trace in traces)
+
+
+def _num_ids() -> int:
+    from edge_server.facts import read_tokens
+
+    return len(read_tokens(PAIR / "llm"))

@@ -1,0 +1,172 @@
+"""`tandem bench edge --map`: context length × limit on the time per token → the cheapest arm.
+
+For every context and number of sessions the passes of the engine are timed; what a committed token
+costs follows from the acceptance. Each arm may take the number of sessions that suits it best, as
+long as its time per token keeps the limit. What devices and links take is a parameter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks.demo import PAIR
+from benchmarks.edge_passes import pass_s
+from benchmarks.machine import collect
+from benchmarks.record import Record
+from edge_server.checkpoint import Checkpoint
+from edge_server.edge_draft import load_edge_draft
+from edge_server.engine import TorchEngine
+from edge_server.facts import read_tokens
+from edge_server.loading import load_engine
+
+ARMS = ("edge", "edge+draft", "split")
+NONE = "none keeps it"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is not measured here."""
+
+    alpha: float = 0.8
+    """Measured on the demo pair at temperature 0.8: `tandem bench schemes`."""
+    gamma: int = 4
+    think_s: float = 0.14
+    """Device and link of a round: four drafts of 30 ms and a round trip of 20 ms."""
+
+    @property
+    def tokens_per_round(self) -> float:
+        """Committed on average: (1 − α^(γ+1)) / (1 − α) (Leviathan et al. 2023, eq. 1)."""
+        alpha = min(self.alpha, 1 - 1e-9)
+        return float((1 - alpha ** (self.gamma + 1)) / (1 - alpha))
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one arm at one context with so many sessions in a batch."""
+
+    arm: str
+    context: int
+    sessions: int
+    per_token_s: float
+    engine_s_per_token: float
+
+
+def costs(
+    target: TorchEngine, draft: TorchEngine, contexts: Sequence[int], sessions: Sequence[int],
+    setting: Setting, advance: Callable[[], None] = lambda: None,
+) -> list[Cost]:  # fmt: skip
+    """Measured, for all that fits into the cache."""
+    found = []
+    for context in contexts:
+        for count in sessions:
+            advance()
+            if count * (context + 2 * setting.gamma + 32) > min(
+                target.max_cached, draft.max_cached
+            ):
+                continue
+            stream_s = pass_s(target, count, context, 1)
+            verify_s = pass_s(target, count, context, setting.gamma + 1)
+            draft_s = setting.gamma * pass_s(draft, count, context, 1)
+            found += _arms(context, count, stream_s, verify_s, draft_s, setting)
+    return found
+
+
+def _arms(
+    context: int, count: int, stream_s: float, verify_s: float, draft_s: float, setting: Setting
+) -> list[Cost]:
+    tokens = setting.tokens_per_round
+    both_s = draft_s + verify_s
+    waited_s = setting.think_s + verify_s
+    return [
+        Cost("edge", context, count, stream_s, stream_s / count),
+        Cost("edge+draft", context, count, both_s / tokens, both_s / (count * tokens)),
+        Cost("split", context, count, waited_s / tokens, verify_s / (count * tokens)),
+    ]
+
+
+def best(found: Sequence[Cost], arm: str, context: int, limit_s: float) -> Cost | None:
+    """The cheapest way of an arm that keeps the limit."""
+    kept = [
+        cost
+        for cost in found
+        if (cost.arm, cost.context) == (arm, context) and cost.per_token_s <= limit_s
+    ]
+    return min(kept, key=lambda cost: cost.engine_s_per_token, default=None)
+
+
+def winners(
+    found: Sequence[Cost], contexts: Sequence[int], limits_s: Sequence[float]
+) -> list[list[str]]:
+    """The cheapest arm, one row a limit, one column a context."""
+
+    def winner(context: int, limit_s: float) -> str:
+        each = [cost for arm in ARMS if (cost := best(found, arm, context, limit_s))]
+        return min(each, key=lambda cost: cost.engine_s_per_token).arm if each else NONE
+
+    return [[winner(context, limit_s) for context in contexts] for limit_s in limits_s]
+
+
+def markdown(
+    found: Sequence[Cost], contexts: Sequence[int], limits_s: Sequence[float], setting: Setting
+) -> str:
+    """The map with the engine's ms per token of every arm: edge / edge+draft / split."""
+    lines = [
+        (
+            f"alpha {setting.alpha:g}, gamma {setting.gamma}, device and link "
+            f"{setting.think_s * 1e3:g} ms a round. Cells: cheapest arm, and engine ms per "
+            f"committed token of {' / '.join(ARMS)}."
+        ),
+        "",
+        "| limit, ms | " + " | ".join(f"{context:,} tokens" for context in contexts) + " |",
+        "|" + "---|" * (len(contexts) + 1),
+    ]
+    for limit_s, row in zip(limits_s, winners(found, contexts, limits_s), strict=True):
+        cells = [
+            f"**{name}** {' / '.join(_shown(best(found, arm, context, limit_s)) for arm in ARMS)}"
+            for name, context in zip(row, contexts, strict=True)
+        ]
+        lines.append(f"| {limit_s * 1e3:g} | {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
+
+
+def _shown(cost: Cost | None) -> str:
+    return "–" if cost is None else f"{cost.engine_s_per_token * 1e3:.3g}"
+
+
+def records(found: Sequence[Cost], setting: Setting, facts: dict[str, Any]) -> list[Record]:
+    """One per cost."""
+    return [
+        Record.of(
+            "edge-map", facts,
+            {
+                "arm": cost.arm, "context_tokens": cost.context, "sessions": cost.sessions,
+                "gamma": setting.gamma, "think_s": setting.think_s, "alpha": setting.alpha,
+                "per_token_p50_s": cost.per_token_s,
+                "engine_s_per_token": cost.engine_s_per_token,
+            },
+        )
+        for cost in found
+    ]  # fmt: skip
+
+
+def run(out: Path, console: Console, *, quick: bool, dtype: str) -> tuple[list[Record], str]:
+    """The map of the demo pair on this machine."""
+    from benchmarks.edge_picture import draw_map
+
+    opened = Checkpoint.open(PAIR / "llm")
+    tokens = read_tokens(opened.folder)
+    plain = load_engine(opened, num_ids=len(tokens), dtype=dtype, cache_bytes=2 << 30)
+    engine = load_edge_draft(plain, Checkpoint.open(PAIR / "slm"), tokens)
+    contexts = (64, 512) if quick else (32, 128, 256, 512, 768, 960)
+    sessions = (1, 8, 32) if quick else (1, 2, 4, 8, 16, 32, 64)
+    limits_s = (0.01, 0.02, 0.05, 0.1, 0.2)
+    setting = Setting()
+    with console.status("timing passes …"):
+        found = costs(engine.target, engine.draft, contexts, sessions, setting)
+    draw_map(winners(found, contexts, limits_s), contexts, limits_s, out / "map.png")
+    return records(found, setting, collect()), markdown(found, contexts, limits_s, setting)

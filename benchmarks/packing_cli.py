@@ -1,0 +1,158 @@
+"""`tandem bench packing`: how few bytes the row of `dssd-packed` takes, and what rounding costs.
+
+On rows of rejected drafts of the demo pair, and of wider vocabularies: every contender's bytes, the
+entropy of what is sent, the acceptance that rounding costs, and the error of the published row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from benchmarks.machine import collect
+from benchmarks.marked import replace_marked
+from benchmarks.packing_contenders import Row, contenders, floor_bytes, sent_bytes
+from benchmarks.pair_rows import PairRows, collect_rows
+from benchmarks.progress import progress_bar
+from benchmarks.record import Record, write
+from benchmarks.rounding_error import Rounding, rounding_errors
+from benchmarks.schemes import DOCS, SAMPLINGS, VOCABULARIES
+from device_runtime.protocol.law import ArrayLaw
+from device_runtime.protocol.schemes import SCHEMES
+from device_runtime.protocol.schemes.packed import DssdPacked
+
+NUM_TOKENS = 60
+NUM_ROWS = {"full": 120, "quick": 12}
+MARK = "bench packing"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One vocabulary and one way of sampling."""
+
+    num_ids: int
+    sampling: str
+    rows: tuple[Row, ...]
+    rounding: Rounding
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `tandem bench packing`."""
+    add = parser.add_argument
+    add("--out", type=Path, default=Path("bench-packing"), help="folder of results")
+    add("--vocabulary", action="append", type=int, help="only these sizes")
+    add("--quick", action="store_true", help="few rows only")
+    add("--docs", action="store_true", help="also rewrite the table in docs/schemes.md")
+    add("--json", action="store_true", help="no progress; the results as JSON on standard output")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, print the table, write results.jsonl and table.md; exit code 0."""
+    console = Console(highlight=False, stderr=True, quiet=args.json)
+    num_rows = NUM_ROWS["quick" if args.quick else "full"]
+    pair = collect_rows(NUM_TOKENS // 6 if args.quick else NUM_TOKENS)
+    vocabularies = args.vocabulary or VOCABULARIES
+    wanted = [(num_ids, name) for num_ids in vocabularies for name in SAMPLINGS]
+    cells = []
+    with progress_bar(console) as progress:
+        for num_ids, name in progress.track(wanted, description="packing rows"):
+            cells.append(_cell(pair, num_ids, name, num_rows))
+    values = list(_values(cells))
+    args.out.mkdir(parents=True, exist_ok=True)
+    facts = collect()
+    write(args.out / "results.jsonl", [Record.of("packing", facts, line) for line in values])
+    markdown = "\n".join(tables(values))
+    (args.out / "table.md").write_text(markdown + "\n", encoding="utf-8")
+    if args.docs:
+        replace_marked(DOCS, MARK, markdown)
+    print(json.dumps(values, indent=2) if args.json else markdown)
+    console.print(f"results: {args.out}")
+    return 0
+
+
+def _cell(pair: PairRows, num_ids: int, name: str, num_rows: int) -> Cell:
+    """Rows of drafts that a coin with a fixed seed rejects."""
+    scheme = SCHEMES["dssd-packed"]
+    assert isinstance(scheme, DssdPacked)
+    rng = np.random.default_rng(1)
+
+    def rejects(laws: tuple[ArrayLaw, ArrayLaw]) -> bool:
+        p, q = laws
+        return bool(rng.random() < np.maximum(0.0, p.probs - q.prob(p.ids)).sum())
+
+    laws = pair.laws(num_ids, SAMPLINGS[name])
+    rejected = islice(filter(rejects, laws), num_rows)
+    rows = tuple(Row.of(p, num_ids, scheme) for p, _ in rejected)
+    judged = islice(pair.laws(num_ids, SAMPLINGS[name]), num_rows)
+    return Cell(num_ids, name, rows, rounding_errors(judged, num_ids))
+
+
+def _values(cells: Sequence[Cell]) -> Iterator[dict[str, Any]]:
+    """Results by the keys of the registry, one contender and cell each.
+
+    Contenders that learn do so on every other row of all cells, and are measured on the rest.
+    """
+    named = contenders([row for cell in cells for row in cell.rows[::2]])
+    for cell in cells:
+        rows = cell.rows[1::2] or cell.rows
+        if not rows:
+            continue
+        content = {
+            "sampling": cell.sampling,
+            "num_ids": cell.num_ids,
+            "rows": len(rows),
+            "num_kept": float(np.mean([row.num_kept for row in rows])),
+            "entropy_bytes": floor_bytes(rows),
+            "row_bytes": float(np.mean([sent_bytes(row) for row in rows])),
+            "overlap": cell.rounding.overlap,
+            "overlap_lost_packed": cell.rounding.lost_packed,
+            "overlap_lost_thinned": cell.rounding.lost_thinned,
+            "row_error_fp16": cell.rounding.error_fp16,
+            "row_error_fp16_max": cell.rounding.error_fp16_max,
+            "row_error_fp32": cell.rounding.error_fp32,
+            "row_error_fp32_max": cell.rounding.error_fp32_max,
+        }
+        for name, size in named.items():
+            yield {
+                **content,
+                "contender": name,
+                "contender_bytes": float(np.mean([size(row) for row in rows])),
+            }
+
+
+def tables(values: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Markdown: contenders, then rounding."""
+    names = list(dict.fromkeys(line["contender"] for line in values))
+    cells: dict[tuple[int, str], dict[str, Any]] = {}
+    for line in values:
+        cell = cells.setdefault((line["num_ids"], line["sampling"]), dict(line))
+        cell[line["contender"]] = line["contender_bytes"]
+    yield "| ids | sampling | ids kept | " + " | ".join(names) + " |"
+    yield "|---|---|" + "--:|" * (1 + len(names))
+    for cell in cells.values():
+        shown = " | ".join(f"{cell[name]:,.0f}" for name in names)
+        yield f"| {cell['num_ids']:,} | {cell['sampling']} | {cell['num_kept']:,.0f} | {shown} |"
+    yield ""
+    yield (
+        "| ids | sampling | all that is sent, bytes | its entropy, bytes | ratio | raw fp16 row / sent "
+        "| 1 − D | lost by `dssd-packed` | lost by `dssd-thinned` | error of `dssd`: mean, largest "
+        "| of `dssd-fp32` |"
+    )
+    yield "|---|---|" + "--:|" * 9
+    for cell in cells.values():
+        yield (
+            f"| {cell['num_ids']:,} | {cell['sampling']} | {cell['row_bytes']:,.0f} "
+            f"| {cell['entropy_bytes']:,.0f} | {cell['row_bytes'] / cell['entropy_bytes']:.2f} "
+            f"| {cell['raw fp16'] / cell['row_bytes']:,.0f} | {cell['overlap']:.3f} "
+            f"| {cell['overlap_lost_packed']:.4f} | {cell['overlap_lost_thinned']:.4f} "
+            f"| {cell['row_error_fp16']:.0e}, {cell['row_error_fp16_max']:.0e} "
+            f"| {cell['row_error_fp32']:.0e}, {cell['row_error_fp32_max']:.0e} |"
+        )
