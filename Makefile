@@ -10,10 +10,10 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint format clean
+.PHONY: help demo test test-slow test-arm test-ort-1.23 lint format clean
 
 help:  ## show this list
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z0-9.-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 demo: $(VENV)/.demo  ## a device and an edge on this machine write a text together
 	@$(BIN)/tandem demo $(ARGS)
@@ -23,6 +23,12 @@ test: $(VENV)/.dev  ## the quick tests
 
 test-slow: $(VENV)/.dev  ## the tests marked slow
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-arm: $(VENV)/.dev  ## the device's tests on emulated Cortex-A53, A72 and A76 (.arm, 0.6 GB)
+	$(BIN)/python -m pytest -m arm -v -s tests/arm $(ARGS)
+
+test-ort-1.23: $(VENV)/.dev  ## bundles on onnxruntime 1.23.2, the newest for JetPack 6
+	$(BIN)/python -m pytest -m old_onnxruntime -v -s tests/arm $(ARGS)
 
 lint: $(VENV)/.dev  ## format check, ruff, mypy, import contracts
 	$(BIN)/ruff format --check .
@@ -36,7 +42,7 @@ format: $(VENV)/.dev  ## format the code and mend what ruff can mend
 
 clean:  ## remove .venv, builds and caches
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
-	rm -rf .hypothesis .demo
+	rm -rf .hypothesis .demo .arm
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.python:

@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = ("device_runtime", "edge_server", "hw_profiles")
@@ -63,6 +64,23 @@ def test_the_wheel_names_its_command_and_licence(wheel: zipfile.Path) -> None:
     assert "License-Expression: Apache-2.0" in (info / "METADATA").read_text()
     licence = (info / "licenses" / "LICENSE").read_text()
     assert licence == (ROOT / "LICENSE").read_text()
+
+
+@pytest.mark.parametrize("extra", ["edge", "export"])
+def test_loading_models_needs_a_transformers_that_takes_dtype(
+    wheel: zipfile.Path, extra: str
+) -> None:
+    """Before 4.56 the argument was called torch_dtype."""
+    (info,) = (path for path in wheel.iterdir() if path.name.endswith(".dist-info"))
+    lines = (info / "METADATA").read_text().splitlines()
+    (line,) = (
+        line.removeprefix("Requires-Dist: ")
+        for line in lines
+        if line.startswith("Requires-Dist: transformers") and f'extra == "{extra}"' in line
+    )
+    requirement = Requirement(line)
+    assert requirement.specifier.contains("4.56.0") and requirement.specifier.contains("4.57.6")
+    assert not requirement.specifier.contains("4.55.4")
 
 
 def test_every_verb_without_a_checkout_is_in_the_wheel(wheel: zipfile.Path) -> None:
