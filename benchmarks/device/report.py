@@ -185,7 +185,7 @@ def _own_values(run: Run, r: Round) -> dict[str, Any]:
         "draft_token_s": statistics.median(r.own["drafting"]),
         "outside_share": statistics.median(r.own["outside"]),
         "start_s": statistics.median(starts_s) if starts_s else None,
-        "joules_per_token": run.measured.joules_per_token,
+        "j_per_token": run.measured.joules_per_token,
     }
 
 

@@ -199,7 +199,7 @@ def test_nothing_is_added_to_a_line_that_was_cut_off(tmp_path: Path) -> None:
 
 
 RATES = ("1/s", "tokens/s", "bytes/s")
-UNIT_MARKS = {"s": "s", "J": "joules", "W": "w", "bit/s": "bps", "Hz": "hz"}
+UNIT_MARKS = {"s": "s", "J": "j", "W": "w", "bit/s": "bps", "Hz": "hz"}
 
 
 @pytest.mark.parametrize(("name", "key"), REGISTRY.items(), ids=list(REGISTRY))
