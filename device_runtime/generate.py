@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from device_runtime.drafter import Drafter
 from device_runtime.edge_loss import own_token, write_until_back
@@ -20,6 +20,7 @@ from device_runtime.lossy import LossyTurn, Policy
 from device_runtime.measured import RoundTimes
 from device_runtime.protocol.device_session import DeviceSession, Generation
 from device_runtime.protocol.randomness import Coins
+from device_runtime.round_clock import RoundClock
 from device_runtime.transcript import Piece, Transcript
 from device_runtime.turn import Committed, Counts, Origin, Turn
 
@@ -73,36 +74,59 @@ async def _rounds(
 ) -> AsyncGenerator[Piece, None]:
     """Rounds until the answer is over. The first block is drafted while the edge reads the text."""
     session, times = edge.link.session, edge.times
-    first = asyncio.to_thread(turn.draft, min(gamma, transcript.num_left - 1))
+    first = asyncio.to_thread(_draft, turn, gamma, transcript)
     drafting = asyncio.create_task(first)
     try:
         begun, begin_s = await edge.answer(begin)
     finally:
-        block = await drafting  # whatever comes next needs the drafter for itself
+        data, clock = await drafting  # whatever comes next needs the drafter for itself
     session.receive_begun(begun)
     if begin_s is not None:
         times.began(begin_s, len(begin))
-    data: bytes | None = block
     while True:
-        is_round = True
-        while data is not None:
-            rejected_before = turn.counts.rejected
-            answer, answer_s = await edge.answer(data)
-            step = turn.receive(answer)
-            if is_round and answer_s is not None:
-                rejected = turn.counts.rejected > rejected_before
-                times.judged(answer_s, len(data), len(answer), rejected=rejected)
-            for piece in transcript.add(step.committed):
+        async with aclosing(_round(edge, turn, data, clock, transcript)) as pieces:
+            async for piece in pieces:
                 yield piece
-            data, is_round = step.send, False
         if _full(session) and transcript.finish_reason is None:
             for piece in transcript.out_of_context():
                 yield piece
         if transcript.finish_reason is not None:
             return
-        drafted_before, started_s = turn.counts.drafted, time.monotonic()
-        data = await asyncio.to_thread(turn.draft, min(gamma, transcript.num_left - 1))
-        times.drafted(time.monotonic() - started_s, turn.counts.drafted - drafted_before)
+        drafted_before = turn.counts.drafted
+        data, clock = await asyncio.to_thread(_draft, turn, gamma, transcript)
+        times.drafted(clock.drafted_s - clock.start_s, turn.counts.drafted - drafted_before)
+
+
+def _draft(turn: Turn, gamma: int, transcript: Transcript) -> tuple[bytes, RoundClock]:
+    """The next block and when it was made; one token of the answer is left to the edge."""
+    start_s = time.monotonic()
+    data = turn.draft(min(gamma, transcript.num_left - 1))
+    return data, RoundClock(start_s, turn.drafted_s, time.monotonic())
+
+
+async def _round(
+    edge: _Edge, turn: Turn, block: bytes, clock: RoundClock, transcript: Transcript
+) -> AsyncGenerator[Piece, None]:
+    """Have a block judged and settle the verdict, with as many draws as that needs."""
+    counts, before = turn.counts, replace(turn.counts)
+    data: bytes | None = block
+    while data is not None:
+        sent_s = time.monotonic()
+        answer, answer_s = await edge.answer(data)
+        answered_s = time.monotonic()
+        step = turn.receive(answer)
+        if not clock.exchanges and answer_s is not None:
+            rejected = counts.rejected > before.rejected
+            edge.times.judged(answer_s, len(data), len(answer), rejected=rejected)
+        clock.exchanges.append((sent_s, answered_s))
+        pieces = transcript.add(step.committed)
+        clock.settle_s += time.monotonic() - answered_s
+        for piece in pieces:
+            yield piece
+        data = step.send
+    clock.num_accepted = counts.accepted - before.accepted
+    clock.num_judged = clock.num_accepted + counts.rejected - before.rejected
+    edge.times.clocks.append(clock)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ import numpy as np
 
 from device_runtime.protocol.errors import TandemError
 from device_runtime.protocol.sampling import Sampling
+from device_runtime.round_clock import RoundClock
 from device_runtime.turn import Counts
 
 MAX_COUNT = 1 << 40
@@ -130,6 +131,8 @@ class RoundTimes:
     """Per drafted token, one entry a block."""
     rounds: list[tuple[float, int, int, bool]] = field(default_factory=list)
     """(seconds, bytes up, bytes down, whether a token was rejected) of undisturbed rounds."""
+    clocks: list[RoundClock] = field(default_factory=list)
+    """Of every round that came to its end, in their order."""
 
     def began(self, seconds: float, num_bytes: int) -> None:
         """The prompt went up and the edge has read it."""

@@ -44,8 +44,8 @@ class Transcript:
     """By index of the token; filled where they were asked for."""
     finish_reason: FinishReason | None = None
     started_s: float = field(default_factory=time.monotonic)
-    first_token_s: float | None = None
-    last_token_s: float | None = None
+    times_s: list[float] = field(default_factory=list)
+    """When each token became certain, by `time.monotonic`; those of a stop string are among them."""
 
     @property
     def num_left(self) -> int:
@@ -63,9 +63,7 @@ class Transcript:
         return [piece for piece in pieces if piece.text]
 
     def _take(self, token_id: int) -> str:
-        now = time.monotonic()
-        self.first_token_s = self.first_token_s or now
-        self.last_token_s = now
+        self.times_s.append(time.monotonic())
         self.token_ids.append(token_id)
         ended = token_id in self.end_ids
         # An end token is committed and never shown, whatever its string is.
@@ -98,6 +96,11 @@ class Transcript:
         return [Piece(text, Origin.BONUS)] if text else []
 
     @property
+    def first_token_s(self) -> float | None:
+        """When the first token became certain."""
+        return self.times_s[0] if self.times_s else None
+
+    @property
     def ttft_s(self) -> float | None:
         """Time to the first committed token."""
         return None if self.first_token_s is None else self.first_token_s - self.started_s
@@ -105,11 +108,11 @@ class Transcript:
     @property
     def tpot_s(self) -> float | None:
         """Time per output token after the first."""
-        if self.first_token_s is None or self.last_token_s is None or len(self.token_ids) < 2:
+        if len(self.token_ids) < 2:
             return None
-        return (self.last_token_s - self.first_token_s) / (len(self.token_ids) - 1)
+        return (self.times_s[-1] - self.times_s[0]) / (len(self.token_ids) - 1)
 
     @property
     def wall_s(self) -> float:
         """From the start to the last token."""
-        return (self.last_token_s or time.monotonic()) - self.started_s
+        return (self.times_s[-1] if self.times_s else time.monotonic()) - self.started_s

@@ -8,6 +8,7 @@ data = step.send  # a request for more draws, or None: the round is over
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -104,6 +105,8 @@ class Turn:
     ) -> None:
         """counts: where this generation's rounds are added; num_draws: for tests of `more`."""
         self.counts = counts
+        self.drafted_s = 0.0
+        """When the last block was drafted and its encoding began, by `time.monotonic`."""
         self.logprobs: dict[int, float] = {}
         """ln of the LLM's own probability by index of the generated token, if asked for.
 
@@ -137,6 +140,7 @@ class Turn:
             self._block.append(self._generation.scheme.draft(q, place, self._coins))
             if self._block[-1].token_id in self._generation.end_ids:
                 break  # nothing after an end token is ever judged
+        self.drafted_s = time.monotonic()
         return self._send()
 
     def _send(self, *, bonus: bool = True) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +28,7 @@ from device_runtime.protocol.errors import ConfigError
 from device_runtime.protocol.randomness import device_coins
 from device_runtime.protocol.sampling import Sampling
 from device_runtime.protocol.schemes import DEFAULT_SCHEME, SEEDED_SCHEME, check_gamma
+from device_runtime.round_clock import RoundClock
 from device_runtime.scheme_choice import AUTO, Choice
 from device_runtime.settings import RuntimeSettings
 from device_runtime.tokenizer import Tokenizer
@@ -204,6 +205,11 @@ class Answer:
             link, drafter, generation, self.config.gamma, device_coins(), transcript, self.counts,
             times=self._times, local_after_s=self.config.local_after_s,
         )  # fmt: skip
+
+    @property
+    def round_clocks(self) -> Sequence[RoundClock]:
+        """Of the rounds so far; those of lossy policies are not clocked."""
+        return self._times.clocks
 
     @property
     def scheme(self) -> str:

@@ -35,6 +35,7 @@ from edge_server.state import EDGE, Edge, Probes
 from edge_server.status import STATUS_PATH, Status
 from edge_server.tally import BatchTally
 from edge_server.text import EdgeText
+from edge_server.trace import Trace
 
 SESSION_PATH = "/v1/session"
 METRICS_PATH = "/metrics"
@@ -89,9 +90,10 @@ def make_app(
         max_per_client=config.max_sessions_per_token,
     )
     admission = Admission(Rates(config.requests_per_minute, config.tokens_per_minute))
+    trace = Trace(Path(config.trace_file) if config.trace_file else None)
     app[EDGE] = Edge(
         facts, config, tokens, scheduler, registry, admission, metrics,
-        Front(scheduler, admission, metrics), batches, engine, text, probes or Probes(),
+        Front(scheduler, admission, metrics, trace), batches, engine, text, probes or Probes(),
     )  # fmt: skip
     _add_routes(app, with_completions=text is not None)
     app.cleanup_ctx.append(_background)
@@ -149,6 +151,7 @@ async def _background(app: web.Application) -> AsyncIterator[None]:
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
+    edge.front.trace.close()
 
 
 async def _expire(registry: Registry[Any]) -> None:

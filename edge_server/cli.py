@@ -42,6 +42,7 @@ _MAX_HEADERS = 64
 _FLAGS = (
     "model", "edge_draft", "edge_gamma", "host", "port", "device", "dtype", "num_threads",
     "cache_gib", "tokens_file", "tls_cert", "tls_key", "insecure", "max_sessions", "log_format",
+    "trace_file",
 )  # fmt: skip
 
 logger = logging.getLogger(__name__)
@@ -84,6 +85,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-sessions", type=int, help=f"sessions kept (default: {default.max_sessions})"
     )
     parser.add_argument("--log-format", choices=LOG_FORMATS, help=f"default: {default.log_format}")
+    parser.add_argument(
+        "--trace-file", metavar="FILE",
+        help="add a line of JSON to it for each job of a session: its times, never its content",
+    )  # fmt: skip
     parser.add_argument("--config", type=Path, metavar="FILE.toml", help="settings; flags override")
     parser.add_argument(
         "--json", action="store_true", help="print the line about readiness as JSON"

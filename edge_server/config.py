@@ -52,6 +52,8 @@ class EdgeConfig:
     tls_key: str = ""
     insecure: bool = False
     """Serve other machines without tokens."""
+    trace_file: str = ""
+    """Gets a line of JSON for each job of a session: when it came, ran and was answered."""
     log_format: str = "text"
     """text or json: one JSON object a line."""
     max_sessions: int = 256

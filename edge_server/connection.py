@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -21,7 +22,7 @@ from edge_server.auth import Identity
 from edge_server.failures import describe
 from edge_server.front import Front
 from edge_server.logs import SESSION
-from edge_server.scheduler import BusyError
+from edge_server.scheduler import BusyError, JobTimes
 from edge_server.sessions import Held, Registry
 
 S = TypeVar("S")
@@ -78,8 +79,8 @@ class Connection(Generic[S]):
         self._registry = registry
         self._front = front
         self._limits = limits
-        self._inbox: asyncio.Queue[bytes | None] = asyncio.Queue(MAX_UNANSWERED)
-        """Messages to answer; None stands for a text message."""
+        self._inbox: asyncio.Queue[tuple[bytes | None, float]] = asyncio.Queue(MAX_UNANSWERED)
+        """Messages to answer, and when each came; None stands for a text message."""
         self._held: Held[S] | None = None
         self._num_refusals = 0
         self._draining = False
@@ -138,8 +139,9 @@ class Connection(Generic[S]):
                 continue  # the client waits for us, or has said hello since
             if message.type not in (WSMsgType.BINARY, WSMsgType.TEXT):
                 return
+            data = message.data if message.type is WSMsgType.BINARY else None
             try:
-                self._inbox.put_nowait(message.data if message.type is WSMsgType.BINARY else None)
+                self._inbox.put_nowait((data, time.monotonic()))
             except asyncio.QueueFull:
                 raise OverError(WSCloseCode.POLICY_VIOLATION, b"too many messages") from None
 
@@ -147,17 +149,17 @@ class Connection(Generic[S]):
 
     async def _answer_all(self) -> None:
         while True:
-            data = await self._inbox.get()
+            data, received_s = await self._inbox.get()
             self._idle.clear()
             try:
-                await self._answer(data)
+                await self._answer(data, received_s)
             finally:
                 self._idle.set()
 
-    async def _answer(self, data: bytes | None) -> None:
+    async def _answer(self, data: bytes | None, received_s: float) -> None:
         """Answer one message, or refuse it and go on."""
         try:
-            await self._receive(data)
+            await self._receive(data, received_s)
         except RemoteError as error:
             await self._refuse(error)
         except (OverError, ConnectionError):
@@ -169,7 +171,7 @@ class Connection(Generic[S]):
         else:
             self._num_refusals = 0
 
-    async def _receive(self, received: bytes | None) -> None:
+    async def _receive(self, received: bytes | None, received_s: float) -> None:
         data = _binary(received)
         if self._draining:
             raise RemoteError(ErrorCode.DRAINING)
@@ -179,7 +181,7 @@ class Connection(Generic[S]):
             self._front.admit(self._identity, begins=data[1] == Kind.BEGIN)
         while self._held.session.tokens.hash_some(HASHED_AT_ONCE):  # noqa: ASYNC110
             await asyncio.sleep(0)  # other sessions' turn
-        await self._finish(self._held, self._held.session.receive(data))
+        await self._finish(self._held, self._held.session.receive(data), data[1], received_s)
 
     async def _hold(self, data: bytes) -> Held[S]:
         """The session that the first message, a hello, opens or resumes."""
@@ -202,16 +204,20 @@ class Connection(Generic[S]):
         logger.info("session %d: resumed", held.number)
         return held
 
-    async def _finish(self, held: Held[S], step: Step) -> None:
-        """Send, run and commit until the message is answered."""
+    async def _finish(self, held: Held[S], step: Step, kind: int, received_s: float) -> None:
+        """Send, run and commit until the message, of this kind, is answered."""
         session = held.session
+        times: JobTimes | None = None
         goes_on = True
         while goes_on:
             if step.reply is not None:
                 await self._send(step.reply)
+                if times is not None:
+                    self._front.trace.answered(held.number, kind, received_s, times)
             if step.job is None:
                 break
-            rows = await self._front.run(held.slot, step.job, self._identity)
+            times = JobTimes()
+            rows = await self._front.run(held.slot, step.job, self._identity, times)
             if session.state is State.STREAMING:
                 goes_on = await self._hear(held)
             if goes_on:
@@ -232,7 +238,7 @@ class Connection(Generic[S]):
             held.session.receive(encode(Cancel()))
         while held.session.state is State.STREAMING and not self._inbox.empty():
             try:
-                held.session.receive(_binary(self._inbox.get_nowait()))
+                held.session.receive(_binary(self._inbox.get_nowait()[0]))
             except RemoteError as error:
                 await self._refuse(error)
         return held.session.state is State.STREAMING

@@ -10,8 +10,9 @@ from device_runtime.protocol.edge_states import Job, Outcome, Rows
 from edge_server.admission import Admission
 from edge_server.auth import Identity
 from edge_server.metrics import Metrics
-from edge_server.scheduler import BusyError, Scheduler
+from edge_server.scheduler import BusyError, JobTimes, Scheduler
 from edge_server.tally import Tally
+from edge_server.trace import Trace
 
 S = TypeVar("S")
 
@@ -19,8 +20,11 @@ S = TypeVar("S")
 class Front(Generic[S]):
     """Jobs go through here to the scheduler; their results are counted here."""
 
-    def __init__(self, scheduler: Scheduler[S], admission: Admission, metrics: Metrics) -> None:
+    def __init__(
+        self, scheduler: Scheduler[S], admission: Admission, metrics: Metrics, trace: Trace
+    ) -> None:
         self.scheduler = scheduler
+        self.trace = trace
         self._admission = admission
         self._metrics = metrics
 
@@ -39,10 +43,13 @@ class Front(Generic[S]):
         """Count that somebody was put off."""
         self._metrics.refused(error)
 
-    async def run(self, slot: S, job: Job, identity: Identity) -> Rows:
+    async def run(
+        self, slot: S, job: Job, identity: Identity, times: JobTimes | None = None
+    ) -> Rows:
         """The job's rows, charged to the client. Cancelling the caller takes the job back."""
         start_s = time.perf_counter()
-        rows = await self.scheduler.run(slot, job, partial(self._admission.charge, identity))
+        charge = partial(self._admission.charge, identity)
+        rows = await self.scheduler.run(slot, job, charge, times)
         self._metrics.job_done(is_prompt=job.num_rows == 0, seconds=time.perf_counter() - start_s)
         return rows
 

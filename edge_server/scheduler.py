@@ -52,15 +52,27 @@ class Ran:
     """Of the jobs that are done with this batch: from when they came to when it began."""
 
 
+@dataclass(slots=True)
+class JobTimes:
+    """Where a job's time went; a long prompt waits and runs once for each of its chunks."""
+
+    queue_s: float = 0.0
+    engine_s: float = 0.0
+    """Of its batches, which other jobs shared."""
+
+
 @dataclass(slots=True, eq=False)
 class _Request(Generic[S]):
     slot: S
     job: Job
     result: asyncio.Future[Rows]
     charge: Callable[[int], None]
+    times: JobTimes
     num_new: int | None = None
     """Tokens still to run; None before the engine was asked."""
     since_s: float = field(default_factory=time.perf_counter)
+    ran_s: float = 0.0
+    """When its last chunk was done; 0 before the first."""
 
 
 class Scheduler(Generic[S]):
@@ -116,12 +128,20 @@ class Scheduler(Generic[S]):
             retry_after_s = max(0.05, len(self._waiting) * self._seconds_per_job)
             raise BusyError(f"{len(self._waiting)} jobs wait", retry_after_s)
 
-    async def run(self, slot: S, job: Job, charge: Callable[[int], None] = lambda _: None) -> Rows:
+    async def run(
+        self,
+        slot: S,
+        job: Job,
+        charge: Callable[[int], None] = lambda _: None,
+        times: JobTimes | None = None,
+    ) -> Rows:
         """The job's rows. Cancelling the caller takes the job back.
 
-        charge is told how many tokens the model must run for the job, when that is known.
+        charge is told how many tokens the model must run for the job, when that is known; times
+        holds where its time went, once it is done.
         """
-        request = _Request(slot, job, asyncio.get_running_loop().create_future(), charge)
+        result: asyncio.Future[Rows] = asyncio.get_running_loop().create_future()
+        request = _Request(slot, job, result, charge, times or JobTimes())
         self._waiting.append(request)
         self._wake.set()
         return await request.result
@@ -163,6 +183,9 @@ class Scheduler(Generic[S]):
         waited_s = tuple(start_s - r.since_s for r, share in batch if share.num_new == r.num_new)
         self.on_batch(Ran(len(jobs), sum(share.num_new for share in shares), seconds, waited_s))
         for (request, share), result in zip(batch, results, strict=True):
+            request.times.queue_s += start_s - (request.ran_s or request.since_s)
+            request.times.engine_s += seconds
+            request.ran_s = start_s + seconds
             self._deliver(request, share, result)
 
     def _count_new(self, requests: Sequence[_Request[S]]) -> None:

@@ -51,8 +51,7 @@ def transcript(num_tokens: int, started_s: float) -> Transcript:
     answer = Transcript.__new__(Transcript)
     answer.started_s = started_s
     answer.token_ids = list(range(num_tokens))
-    answer.first_token_s = started_s + 0.02 if num_tokens else None
-    answer.last_token_s = started_s + 0.05
+    answer.times_s = [started_s + 0.02, started_s + 0.05] if num_tokens else []
     return answer
 
 

@@ -1,0 +1,62 @@
+"""When the jobs of devices' messages came, ran and were answered: for measurements, off by default.
+
+A line of JSON a job, with numbers and never with content. `received_s` and `sent_s` are readings of
+`time.monotonic`, which all processes of a machine share on Linux, so that a bench on the same machine
+can put them beside the device's own.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from device_runtime.protocol.messages import Kind
+from edge_server.scheduler import JobTimes
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """One job: seconds, and the clock's readings at both ends."""
+
+    session: int
+    kind: str
+    """Of the message, in lower case: begin, round, more or stream."""
+    received_s: float
+    """When the message came; of a stream, which takes a job a token, always the same."""
+    queue_s: float
+    engine_s: float
+    sent_s: float
+    """When the answer had been handed to the socket."""
+
+
+class Trace:
+    """Writes to a file; without one it does nothing."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._file = path.open("a", buffering=1, encoding="utf-8") if path is not None else None
+
+    def close(self) -> None:
+        """Nothing more is written."""
+        if self._file is not None:
+            self._file.close()
+
+    def answered(self, session: int, kind: int, received_s: float, times: JobTimes) -> None:
+        """A job's answer has just been sent."""
+        if self._file is None:
+            return
+        line = {
+            "session": session,
+            "kind": Kind(kind).name.lower(),
+            "received_s": received_s,
+            "queue_s": times.queue_s,
+            "engine_s": times.engine_s,
+            "sent_s": time.monotonic(),
+        }
+        self._file.write(f"{json.dumps(line)}\n")
+
+
+def read_trace(text: str) -> list[Answered]:
+    """The jobs in the lines of a trace."""
+    return [Answered(**json.loads(line)) for line in text.splitlines()]
