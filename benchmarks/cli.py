@@ -7,11 +7,15 @@ import argparse
 from benchmarks import edge, packing_cli, schemes, weights_cli
 from benchmarks.device import cli as device_cli
 from benchmarks.link import accuracy_cli
+from benchmarks.run import cli as run_cli
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the benches."""
     benches = parser.add_subparsers(dest="bench", required=True, metavar="BENCH")
+    bench = benches.add_parser("run", help="every arm over emulated links: latency, bytes, joules")
+    run_cli.add_arguments(bench)
+    bench.set_defaults(run_bench=run_cli.run)
     bench = benches.add_parser("schemes", help="bytes, acceptance and time of every scheme")
     schemes.add_arguments(bench)
     bench.set_defaults(run_bench=schemes.run)

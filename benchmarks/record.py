@@ -191,6 +191,13 @@ def append(path: Path, records: Iterable[Record]) -> None:
         file.write(_lines(records))
 
 
+def without_cut_line(path: Path) -> None:
+    """Take away a last line that was cut off when its writer was killed."""
+    with path.open("rb+") as file:
+        whole = file.read().rfind(b"\n") + 1
+        file.truncate(whole)
+
+
 def _lines(records: Iterable[Record]) -> str:
     return "".join(f"{record.to_line()}\n" for record in records)
 

@@ -211,9 +211,10 @@ class Connection(Generic[S]):
         goes_on = True
         while goes_on:
             if step.reply is not None:
+                sent_s = time.monotonic()
                 await self._send(step.reply)
                 if times is not None:
-                    self._front.trace.answered(held.number, kind, received_s, times)
+                    self._front.trace.answered(held.number, kind, received_s, times, sent_s)
             if step.job is None:
                 break
             times = JobTimes()

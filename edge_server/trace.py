@@ -8,7 +8,6 @@ can put them beside the device's own.
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +27,7 @@ class Answered:
     queue_s: float
     engine_s: float
     sent_s: float
-    """When the answer had been handed to the socket."""
+    """When the answer was handed to the socket."""
 
 
 class Trace:
@@ -42,8 +41,10 @@ class Trace:
         if self._file is not None:
             self._file.close()
 
-    def answered(self, session: int, kind: int, received_s: float, times: JobTimes) -> None:
-        """A job's answer has just been sent."""
+    def answered(
+        self, session: int, kind: int, received_s: float, times: JobTimes, sent_s: float
+    ) -> None:
+        """A job's answer was sent."""
         if self._file is None:
             return
         line = {
@@ -52,7 +53,7 @@ class Trace:
             "received_s": received_s,
             "queue_s": times.queue_s,
             "engine_s": times.engine_s,
-            "sent_s": time.monotonic(),
+            "sent_s": sent_s,
         }
         self._file.write(f"{json.dumps(line)}\n")
 

@@ -1,0 +1,86 @@
+"""The grid from the command line, with real processes: measured, killed, gone on with."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks.record import read
+from benchmarks.run import cli
+from benchmarks.run.parts import PARTS
+from benchmarks.run.plan import key_of
+from benchmarks.run.presets import QUICK
+from device_runtime.protocol.errors import ConfigError
+from hw_profiles import ProfileError
+
+SMALL = [
+    "--quick", "--link", "papers-20ms-50mbps", "--arm", "dssd-thinned/4", "--arm", "edge",
+    "--arm", "device", "--repeats", "3", "--energy", "none",
+]  # fmt: skip
+
+
+def parsed(*arguments: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    cli.add_arguments(parser)
+    return parser.parse_args(arguments)
+
+
+def test_options_narrow_the_preset() -> None:
+    plan = cli.plan_from(parsed("--quick", "--arm", "dsd/2", "--link", "lte", "--max-tokens", "9"))
+    assert ([arm.name for arm in plan.arms], plan.links) == (["dsd/2"], ("lte",))
+    assert (plan.max_tokens, plan.repeats) == (9, QUICK.repeats)
+    (kind,) = {p.kind for p in cli.plan_from(parsed("--prompt-kind", "modern")).prompts}
+    assert kind == "modern"
+
+
+def test_wrong_options_are_refused_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--repeats is 0"):
+        cli.plan_from(parsed("--repeats", "0"))
+    with pytest.raises(ProfileError, match="no link profile 'lta'"):
+        cli.run(parsed("--out", str(tmp_path), "--link", "lta"))
+    with pytest.raises(ConfigError, match="--num-ids widens the demo pair"):
+        cli.run(parsed("--out", str(tmp_path), "--num-ids", "9000", "--model", "llm"))
+
+
+def command(out: Path) -> list[str]:
+    return [sys.executable, "-m", "device_runtime", "bench", "run", *SMALL, "--out", str(out)]
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_goes_on_where_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    process = subprocess.Popen([*command(tmp_path), "--json"], stdout=subprocess.DEVNULL)
+    deadline_s = time.monotonic() + 120
+    while not path.exists() or path.read_bytes().count(b"\n") < 6:
+        assert process.poll() is None and time.monotonic() < deadline_s
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = path.read_bytes()
+    path.write_bytes(before[:-40])  # as if it had died in the middle of a line
+    done = subprocess.run(
+        [*command(tmp_path), "--json"], check=True, capture_output=True, text=True
+    )
+    assert json.loads(done.stdout) == {"results": str(path)}
+    whole = before[: before.rfind(b"\n", 0, len(before) - 40) + 1]
+    assert path.read_bytes().startswith(whole)
+    records = read(path)
+    plan = cli.plan_from(parsed(*SMALL))
+    assert {key_of(r) for r in records} == {t.key for t in plan.tasks(plan.links[0])}
+    assert len(records) == plan.num_tasks
+    for record in records:
+        results = record.results
+        assert len(results["token_ids"]) == plan.max_tokens
+        if record.settings["arm"] == "dssd-thinned/4" and "round_wall_s" in results:
+            parts = [results[f"round_{name}_s"] for name in PARTS]
+            assert sum(parts) == pytest.approx(results["round_wall_s"])
+            assert results["round_up_s"] >= 0.01 and results["round_down_s"] >= 0.01
+    subprocess.run(command(tmp_path), check=True, capture_output=True)
+    assert read(path) == records
