@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import edge, packing_cli, schemes, weights_cli
+from benchmarks import edge, packing_cli, papers_cli, schemes, weights_cli
 from benchmarks.device import cli as device_cli
 from benchmarks.link import accuracy_cli
 from benchmarks.run import cli as run_cli
@@ -16,6 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     bench = benches.add_parser("run", help="every arm over emulated links: latency, bytes, joules")
     run_cli.add_arguments(bench)
     bench.set_defaults(run_bench=run_cli.run)
+    bench = benches.add_parser("papers", help="a run beside the papers' tables and models")
+    papers_cli.add_arguments(bench)
+    bench.set_defaults(run_bench=papers_cli.run)
     bench = benches.add_parser("schemes", help="bytes, acceptance and time of every scheme")
     schemes.add_arguments(bench)
     bench.set_defaults(run_bench=schemes.run)

@@ -65,6 +65,7 @@ REGISTRY: Mapping[str, Key] = MappingProxyType({
     "num_usable_cpus": _fact(int, "1", "of them, those open to this process", must_agree=True),
     "cpu_max_hz": _fact(float, "Hz", "highest clock of the fastest core"),
     "governor": _fact(str, "", "what sets the clocks", must_agree=True),
+    "read_one_core_bytes_per_s": _fact(float, "bytes/s", "memory read in sequence, measured"),
     "memory_bytes": _fact(int, "bytes", "memory of the machine"),
     "os": _fact(str, "", "name and version of the distribution"),
     "kernel": _fact(str, "", "release of the kernel"),

@@ -10,6 +10,7 @@ parent. These are laws of that size and shape, not other models.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -33,7 +34,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_ma
 
 def wide_checkpoint(name: str, num_ids: int) -> Path:
     """The demo pair's `llm` or `slm` over num_ids ids; written once."""
-    folder = CACHE / f"wide-{num_ids}" / name
+    folder = _folder(num_ids) / name
     if (folder / "config.json").exists():
         return folder
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -58,7 +59,7 @@ def wide_checkpoint(name: str, num_ids: int) -> Path:
 
 def wide_bundle(num_ids: int) -> Path:
     """The wide SLM, exported (fp32: a coarser head would round the offsets away)."""
-    folder = CACHE / f"wide-{num_ids}" / "bundle"
+    folder = _folder(num_ids) / "bundle"
     if not (folder / "manifest.json").exists():
         command = [sys.executable, "-m", "device_runtime", "export"]
         command += [str(wide_checkpoint("slm", num_ids)), "--out", str(folder)]
@@ -66,6 +67,13 @@ def wide_bundle(num_ids: int) -> Path:
         if subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode:
             raise TandemError("the export of the widened SLM failed; its words are above")
     return folder
+
+
+def _folder(num_ids: int) -> Path:
+    """Of this pair: another one's weights give another folder."""
+    weights = (PAIR / "llm" / "model.safetensors", PAIR / "slm" / "model.safetensors")
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in weights)).hexdigest()
+    return CACHE / f"wide-{num_ids}-{digest[:12]}"
 
 
 @torch.no_grad()

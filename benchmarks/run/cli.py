@@ -16,6 +16,7 @@ from rich.progress import Progress
 from benchmarks.demo import PAIR, exported_slm
 from benchmarks.machine import collect
 from benchmarks.progress import progress_bar
+from benchmarks.projection import read_bandwidth
 from benchmarks.prompts import PROMPT_SET
 from benchmarks.record import Record, append, read, without_cut_line
 from benchmarks.run.answers import write_answer
@@ -136,6 +137,7 @@ class Bench:
         if not num_missing:
             return
         models = self._models()
+        self._facts["read_one_core_bytes_per_s"] = read_bandwidth()
         device = Device(models.bundle, RuntimeSettings(num_threads=self._args.threads))
         with ExitStack() as stack:
             edges = stack.enter_context(running_edges(models.edges, self._args.out))

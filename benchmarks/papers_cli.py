@@ -1,0 +1,174 @@
+"""`tandem bench papers`: the papers' grid as it ran, and their models beside it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.live_models import PROB_BITS, Prediction, paper_speed_up, predict
+from benchmarks.marked import replace_marked
+from benchmarks.record import Record
+from benchmarks.report.cells import Cell, Group, cells_of, groups_of, load
+from benchmarks.report.estimates import Estimate
+
+DOCS = Path(__file__).parents[1] / "docs" / "reproduction.md"
+RIVALS = ("dssd", "dsd")
+OURS = ("dssd-thinned", "coupled", "dssd-packed")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `tandem bench papers`."""
+    add = parser.add_argument
+    add("results", type=Path, nargs="?", default=Path("bench-run/results.jsonl"),
+        metavar="RESULTS.jsonl", help="of tandem bench run --preset papers, or others")  # fmt: skip
+    add("--docs", metavar="MARK", help="also write the tables into docs/reproduction.md, there")
+    add("--json", action="store_true", help="the tables as one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print both tables; exit code 0."""
+    records = load(args.results)
+    cells = cells_of(records)
+    num_ids = int(records[0].settings["num_ids"])
+    ratios = list(_ratios(records, groups_of(cells)))
+    predictions = [
+        prediction
+        for sampling in dict.fromkeys(cell.sampling for cell in cells)
+        for prediction in predict([c for c in cells if c.sampling == sampling], num_ids)
+    ]
+    if args.json:
+        print(json.dumps({"ratios": ratios, "predictions": [_line(p) for p in predictions]}))
+        return 0
+    tables = (_ratio_table(ratios), _model_table(predictions), _speed_ups(predictions))
+    text = "\n\n".join(tables)
+    print(text)
+    if args.docs:
+        replace_marked(DOCS, args.docs, text)
+    return 0
+
+
+def _ratios(records: Sequence[Record], groups: Sequence[Group]) -> Iterator[dict[str, Any]]:
+    """Per link, sampling and gamma: tokens per second, ours over the rivals, prompt by prompt."""
+    for group in groups:
+        for gamma in sorted({c.settings["gamma"] for c in group.cells if c.is_split}):
+            own = [c for c in group.cells if c.is_split and c.settings["gamma"] == gamma]
+            speeds = {cell.family: _speeds(records, cell) for cell in own}
+            line: dict[str, Any] = {"link": group.link, "sampling": group.sampling, "gamma": gamma}
+            edge = group.reference("edge")
+            if edge is not None:
+                line["edge"] = median(_speeds(records, edge).values())
+            line |= {family: median(found.values()) for family, found in speeds.items()}
+            best = max((f for f in OURS if f in speeds), key=lambda f: line[f], default=None)
+            for rival in RIVALS:
+                if best is not None and rival in speeds:
+                    line["best"] = best
+                    line[f"over_{rival}"] = _paired(speeds[best], speeds[rival])
+            yield line
+
+
+def _speeds(records: Sequence[Record], cell: Cell) -> dict[tuple[str, int], float]:
+    """Tokens per second after the first token, by prompt and repeat."""
+    place = (cell.link, cell.sampling, cell.arm)
+    return {
+        (r.settings["prompt"], r.repeat): 1 / r.results["tpot_s"]
+        for r in records
+        if tuple(r.settings[name] for name in ("link", "sampling", "arm")) == place
+        and "tpot_s" in r.results
+    }
+
+
+def _paired(
+    ours: dict[tuple[str, int], float], theirs: dict[tuple[str, int], float]
+) -> tuple[float, float, float]:
+    """Median of the ratios, and an interval of that median."""
+    found = Estimate.of([ours[key] / theirs[key] for key in sorted(ours.keys() & theirs.keys())])
+    return found.median, found.low, found.high
+
+
+def _ratio_table(lines: Sequence[dict[str, Any]]) -> str:
+    families = [f for f in ("edge", *RIVALS, *OURS) if any(f in line for line in lines)]
+    titles = ["link", "sampling", "gamma", *families, *(f"best of ours over {r}" for r in RIVALS)]
+    rows = [_row(titles), _row(["---"] * len(titles))]
+    for line in lines:
+        cells = [line["link"], line["sampling"], str(line["gamma"])]
+        cells += [f"{line[f]:.1f}" if f in line else "–" for f in families]
+        for rival in RIVALS:
+            ratio = line.get(f"over_{rival}")
+            cells.append(
+                f"{ratio[0]:.2f} [{ratio[1]:.2f}, {ratio[2]:.2f}] ({line['best']})"
+                if ratio
+                else "–"
+            )
+        rows.append(_row(cells))
+    note = (
+        "Tokens per second after the first token: medians over prompts and repeats. Ratios are of the "
+        "same prompt and repeat; median, and in brackets an interval of it. All traffic is billed, "
+        f"headers included; rows of `dsd` and `dssd` have {PROB_BITS} bits a probability."
+    )
+    return "\n".join([*rows, "", note])
+
+
+def _line(prediction: Prediction) -> dict[str, Any]:
+    cell = prediction.cell
+    return {
+        "link": cell.link, "sampling": cell.sampling, "arm": cell.arm, "live_s": prediction.live_s,
+        "predicted_s": prediction.predicted_s, "error": prediction.error,
+        "paper_s": prediction.paper_s, "is_calibration": prediction.is_calibration,
+    }  # fmt: skip
+
+
+def _model_table(predictions: Sequence[Prediction]) -> str:
+    titles = [
+        "arm",
+        "link",
+        "sampling",
+        "live, ms",
+        "predicted, ms",
+        "error",
+        "paper's equation, ms",
+    ]
+    rows = [_row(titles), _row(["---"] * len(titles))]
+    for p in predictions:
+        paper = (
+            "–" if p.paper_s is None else f"{1e3 * p.paper_s:.1f} ({p.paper_s / p.live_s - 1:+.0%})"
+        )
+        error = "calibration" if p.is_calibration else f"{p.error:+.1%}"
+        rows.append(_row([
+            p.cell.arm, p.cell.link, p.cell.sampling, f"{1e3 * p.live_s:.1f}",
+            f"{1e3 * p.predicted_s:.1f}", error, paper,
+        ]))  # fmt: skip
+    told = [abs(p.error) for p in predictions if not p.is_calibration]
+    within = sum(error <= 0.1 for error in told)
+    note = (
+        f"Time per token. Within 10 %: {within} of {len(told)} predictions"
+        + (f"; largest error {max(told):.1%}." if told else ".")
+        + " Predicted: compute of the arm's calibration cell, round trips, and the bytes of this "
+        "cell's rounds with headers. The paper's equations (DSSD 5 and 9) leave out headers and one "
+        "direction each."
+    )
+    return "\n".join([*rows, "", note])
+
+
+def _speed_ups(predictions: Sequence[Prediction]) -> str:
+    titles = ["arm", "link", "sampling", "TK-SLT's S", "live speed-up over the edge alone"]
+    rows = [_row(titles), _row(["---"] * len(titles))]
+    edges = {(p.cell.link, p.cell.sampling): p for p in predictions if p.cell.arm == "edge"}
+    for p in predictions:
+        edge = edges.get((p.cell.link, p.cell.sampling))
+        if edge is None or not p.cell.is_split:
+            continue
+        found = f"{paper_speed_up(p, edge):.2f}", f"{edge.live_s / p.live_s:.2f}"
+        rows.append(_row([p.cell.arm, p.cell.link, p.cell.sampling, *found]))
+    note = (
+        "S by TK-SLT's equation 11, from the measured alpha and draft time and the predicted round: "
+        "it takes every place of a block for equally likely to be accepted."
+    )
+    return "\n".join([*rows, "", note])
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
