@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks import wide_pair
 from benchmarks.demo import PAIR
+from benchmarks.prompts import PROMPTS
 from device_runtime.protocol.errors import TandemError
 from edge_server.facts import read_tokens
 
@@ -23,7 +24,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(wide_pair, "CACHE", tmp_path_factory.mktemp("wide"))
         patch.setattr(wide_pair, "FITTED_TOKENS", 12)
-        patch.setattr(wide_pair, "PROMPTS", wide_pair.PROMPTS[:6])
+        patch.setattr(wide_pair, "PROMPTS", PROMPTS[:6])
         return {name: wide_pair.wide_checkpoint(name, NUM_IDS) for name in ("llm", "slm")}
 
 
