@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-arm test-ort-1.23 lint format clean
+.PHONY: help demo test test-slow test-browser test-arm test-ort-1.23 lint format clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z0-9.-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -23,6 +23,9 @@ test: $(VENV)/.dev  ## the quick tests
 
 test-slow: $(VENV)/.dev  ## the tests marked slow
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-browser: $(VENV)/.dev  ## the report's page in headless Chromium
+	$(BIN)/python -m pytest -m browser $(ARGS)
 
 test-arm: $(VENV)/.dev  ## the device's tests on emulated Cortex-A53, A72 and A76 (.arm, 0.6 GB)
 	$(BIN)/python -m pytest -m arm -v -s tests/arm $(ARGS)

@@ -7,6 +7,8 @@ import argparse
 from benchmarks import edge, packing_cli, papers_cli, schemes, weights_cli
 from benchmarks.device import cli as device_cli
 from benchmarks.link import accuracy_cli
+from benchmarks.report import cli as report_cli
+from benchmarks.report import compare_cli
 from benchmarks.run import cli as run_cli
 
 
@@ -16,6 +18,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     bench = benches.add_parser("run", help="every arm over emulated links: latency, bytes, joules")
     run_cli.add_arguments(bench)
     bench.set_defaults(run_bench=run_cli.run)
+    bench = benches.add_parser("report", help="tables, sentences and pictures from a run's results")
+    report_cli.add_arguments(bench)
+    bench.set_defaults(run_bench=report_cli.run)
+    bench = benches.add_parser("compare", help="what became faster or slower between two runs")
+    compare_cli.add_arguments(bench)
+    bench.set_defaults(run_bench=compare_cli.run)
     bench = benches.add_parser("papers", help="a run beside the papers' tables and models")
     papers_cli.add_arguments(bench)
     bench.set_defaults(run_bench=papers_cli.run)
