@@ -241,6 +241,7 @@ def main(argv: list[str] | None = None) -> None:
         bos_token=END_TOKEN,
         eos_token=END_TOKEN,
         model_max_length=recipe.CONTEXT_LEN,
+        model_input_names=["input_ids", "attention_mask"],  # all that generate() of a Llama takes
     )
     ids = encode_tales(tokenizer.backend_tokenizer, tales)
     log({"part": "data", "num_tales": len(tales), "num_tokens": len(ids)})
