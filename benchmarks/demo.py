@@ -25,9 +25,9 @@ from benchmarks.edge_process import EdgeProcess
 from benchmarks.machine import collect
 from benchmarks.overhead import Direction, wire_bytes
 from benchmarks.record import Record, write
+from device_runtime.bundle import load_manifest
 from device_runtime.link import EdgeLink, LinkSettings
 from device_runtime.protocol.errors import BundleError, TandemError
-from device_runtime.protocol.manifest import Manifest
 from device_runtime.settings import RuntimeSettings
 from device_runtime.transcript import Piece
 from device_runtime.turn import Origin
@@ -98,7 +98,7 @@ def exported_slm(console: Console) -> Path:
     folder = CACHE / "slm"
     stamp, wanted = CACHE / "slm.stamp", "\n".join((*EXPORT, _fingerprint(PAIR / "slm")))
     try:
-        Manifest.load(folder)
+        load_manifest(folder)
         if stamp.read_text() == wanted:
             return folder
     except (BundleError, FileNotFoundError):
@@ -135,14 +135,19 @@ async def _write_all(
             async with link_to(link, device) as edge:
                 await _show(answer, edge, console)
         answers.append(answer)
-    _legend(console)
+    show_legend(console)
     return answers
 
 
 async def _show(answer: Answer, edge: EdgeLink | None, console: Console) -> None:
     async for piece in answer.pieces(edge):
-        console.print(styled(piece, answer.config.mode, marks=not console.is_terminal), end="")
+        console.print(styled(piece, answer.config.mode, marks=needs_marks(console)), end="")
     console.print("\n")
+
+
+def needs_marks(console: Console) -> bool:
+    """Whether colours would not be seen: NO_COLOR, a dumb terminal, no terminal at all."""
+    return console.no_color or console.color_system is None
 
 
 def styled(piece: Piece, mode: Mode, marks: bool) -> Text:
@@ -155,10 +160,11 @@ def styled(piece: Piece, mode: Mode, marks: bool) -> Text:
     return Text(text, style=style)
 
 
-def _legend(console: Console) -> None:
+def show_legend(console: Console) -> None:
+    """What the colours, or the marks, stand for."""
     legend = Text("In the split text: ")
     for origin in (Origin.ACCEPTED, Origin.CORRECTED, Origin.BONUS):
-        legend.append(styled(Piece(origin.value, origin), "split", not console.is_terminal))
+        legend.append(styled(Piece(origin.value, origin), "split", needs_marks(console)))
         legend.append("  ")
     console.print(legend)
 

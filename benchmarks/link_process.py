@@ -10,7 +10,7 @@ from benchmarks.verb_process import VerbProcess
 
 
 class LinkProcess(VerbProcess):
-    """`tandem link run` between devices and one edge; it ends with this process, too."""
+    """`tandem link run` between devices and one edge."""
 
     def __init__(self, profile: str, edge: str, arguments: Sequence[str] = ()) -> None:
         """profile: a link's name or file; edge: HOST:PORT; arguments: as of `tandem link run`."""
@@ -18,6 +18,7 @@ class LinkProcess(VerbProcess):
             "link",
             ["run", profile, "--edge", edge, "--listen", "127.0.0.1:0", "--json", "--control",
              *arguments],
+            reads_stdin=True,
         )  # fmt: skip
 
     def __enter__(self) -> LinkProcess:

@@ -19,11 +19,16 @@ class VerbFailedError(TandemError):
 
 
 class VerbProcess:
-    """Starts on entry, ends with the block, come what may. It prints JSON, a line at a time."""
+    """Starts on entry, ends with the block, come what may. It prints JSON, a line at a time.
 
-    def __init__(self, verb: str, arguments: Sequence[str]) -> None:
+    Where this process ends without a chance to tidy up (SIGKILL), the other one sees its stdin end.
+    """
+
+    def __init__(self, verb: str, arguments: Sequence[str], *, reads_stdin: bool = False) -> None:
+        """reads_stdin: the verb reads its standard input and ends with it, by itself."""
         self._verb = verb
-        self._command = [sys.executable, "-m", "device_runtime", verb, *arguments]
+        until = () if reads_stdin else ("--until-eof",)
+        self._command = [sys.executable, "-m", "device_runtime", *until, verb, *arguments]
         self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> VerbProcess:

@@ -1,7 +1,7 @@
 """`tandem`: one command, many verbs; a verb's module is imported only when it is called.
 
 A verb's module has `add_arguments(parser)` and `run(args) -> int`. Exit codes: 0 done, 1 failed
-(one line on stderr says why), 2 wrong usage, 130 interrupted.
+(one line on stderr says why), 2 wrong usage, 130 interrupted, 143 and 129 ended by SIGTERM, SIGHUP.
 """
 
 from __future__ import annotations
@@ -12,10 +12,14 @@ import importlib
 import logging
 import os
 import platform
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 from typing import Protocol, cast
 
 from device_runtime.protocol.errors import TandemError
@@ -92,7 +96,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         close = difflib.get_close_matches(name, VERBS, n=1)
         hint = f"did you mean {close[0]!r}?" if close else "see tandem --help"
         parser.error(f"there is no verb {name!r}; {hint}")
-    return _guarded(name, arguments[split + 1 :], verbose=top.verbose)
+    if top.until_eof:
+        threading.Thread(target=_end_with_stdin, daemon=True).start()
+    with _signals_raise():
+        return _guarded(name, arguments[split + 1 :], verbose=top.verbose)
 
 
 def _top_parser() -> argparse.ArgumentParser:
@@ -106,6 +113,8 @@ def _top_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action=_ShowVersion, help="print the version and exit")
+    # For programs that start a verb: it ends with them, however they end.
+    parser.add_argument("--until-eof", action="store_true", help=argparse.SUPPRESS)
     _add_verbose(parser)
     return parser
 
@@ -129,6 +138,37 @@ class _ShowVersion(argparse.Action):
             version = "(a checkout that is not installed)"
         print(f"tandem {version}")
         parser.exit()
+
+
+def _end_with_stdin() -> None:
+    """Wait for the end of standard input, and then ask this process to end."""
+    while os.read(sys.stdin.fileno(), 4096):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@contextmanager
+def _signals_raise() -> Iterator[None]:
+    """SIGTERM and SIGHUP end a verb as Ctrl-C does, by an exception: what it started is ended, too.
+
+    A handler that somebody else has set stays, and so does a signal that shall be ignored (nohup).
+    """
+    ours = []
+    if threading.current_thread() is threading.main_thread():
+        every = (signal.SIGTERM, signal.SIGHUP)
+        ours = [number for number in every if signal.getsignal(number) is signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, _raise_exit)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _raise_exit(number: int, _: FrameType | None) -> None:
+    # asyncio lets SystemExit through wherever it is raised; of others it loses some.
+    raise SystemExit(128 + number)
 
 
 def _guarded(name: str, arguments: list[str], *, verbose: bool) -> int:

@@ -6,10 +6,13 @@ import argparse
 import logging
 import os
 import re
+import signal
 import subprocess
 import sys
 import types
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 
@@ -261,3 +264,75 @@ def test_the_module_is_the_command() -> None:
         timeout=60,
     )
     assert done.stdout.startswith("usage: tandem ")
+
+
+WAITING_VERB = """
+import asyncio, signal, sys, time, types
+signal.signal(signal.SIGHUP, signal.HANGUP)  # whatever the tests run under
+def run(args):
+    try:
+        print("ready", flush=True)
+        asyncio.run(asyncio.sleep(60)) if args.count else time.sleep(60)
+    finally:
+        print("cleaned up", flush=True)
+module = types.ModuleType("hw_profiles.cli")
+module.add_arguments = lambda parser: parser.add_argument("--count", type=int)
+module.run = run
+sys.modules["hw_profiles.cli"] = module
+from device_runtime.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@contextmanager
+def waiting(*arguments: str, hangup: str = "SIG_DFL") -> Iterator[subprocess.Popen[str]]:
+    """A process whose verb has begun and waits for a minute, and then tidies up."""
+    command = [sys.executable, "-c", WAITING_VERB.replace("HANGUP", hangup), *arguments]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        yield process
+        process.kill()
+
+
+@pytest.mark.parametrize("words", [["profiles"], ["profiles", "--count", "1"]])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_end_lets_the_verb_tidy_up(number: signal.Signals, words: list[str]) -> None:
+    with waiting(*words) as process:
+        process.send_signal(number)
+        assert process.communicate(timeout=20) == ("cleaned up\n", "")
+        assert process.returncode == 128 + number
+
+
+def test_a_process_that_shall_survive_its_terminal_does() -> None:
+    with waiting("profiles", hangup="SIG_IGN") as process:  # as nohup does
+        process.send_signal(signal.SIGHUP)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.3)
+
+
+@pytest.mark.parametrize("words", [["profiles"], ["profiles", "--count", "1"]])
+def test_a_verb_may_end_with_the_process_that_holds_its_stdin(words: list[str]) -> None:
+    with waiting("--until-eof", *words) as process:
+        assert process.stdin is not None
+        process.stdin.close()
+        process.stdin = None
+        assert process.communicate(timeout=20) == ("cleaned up\n", "")
+        assert process.returncode == 128 + signal.SIGTERM
+
+
+def test_the_signals_of_a_program_that_calls_main_are_its_own_again(
+    install_verb: InstallVerb,
+) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)]
+    install_verb(lambda _: 0)
+    assert cli.main(["try"]) == 0
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)] == before
+
+
+def test_a_thread_may_call_main(install_verb: InstallVerb) -> None:
+    """Python lets only the main thread handle signals."""
+    install_verb(lambda _: 5)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(cli.main, ["try"]).result(20) == 5
