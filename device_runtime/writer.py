@@ -25,7 +25,7 @@ from device_runtime.measured_file import Memory
 from device_runtime.onnx_drafter import OnnxDrafter
 from device_runtime.protocol.device_session import DeviceSession, Generation
 from device_runtime.protocol.errors import ConfigError
-from device_runtime.protocol.randomness import device_coins
+from device_runtime.protocol.randomness import Coins, device_coins
 from device_runtime.protocol.sampling import Sampling
 from device_runtime.protocol.schemes import DEFAULT_SCHEME, SEEDED_SCHEME, check_gamma
 from device_runtime.round_clock import RoundClock
@@ -43,6 +43,11 @@ PAD_BYTES = 256
 def random_seed() -> int:
     """64 fresh bits."""
     return secrets.randbits(64)
+
+
+def fresh_coins() -> Coins:
+    """The device's own coins. They share nothing with the generation's seed, which the edge knows."""
+    return device_coins(secrets.randbits(128))
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,17 +197,17 @@ class Answer:
         if mode == "device":
             num_ids = self._device.tokenizer.num_ids
             return write_device_only(
-                drafter, self.prompt_ids, generation, num_ids, device_coins(), transcript
+                drafter, self.prompt_ids, generation, num_ids, fresh_coins(), transcript
             )
         assert link is not None
         if mode == "edge":
             return write_edge_only(link, generation, transcript)
         if policy is not None and not isinstance(policy, Router):
             return write_lossy(
-                link, drafter, generation, policy, device_coins(), transcript, self.counts
+                link, drafter, generation, policy, fresh_coins(), transcript, self.counts
             )
         return write_split(
-            link, drafter, generation, self.config.gamma, device_coins(), transcript, self.counts,
+            link, drafter, generation, self.config.gamma, fresh_coins(), transcript, self.counts,
             times=self._times, local_after_s=self.config.local_after_s,
         )  # fmt: skip
 

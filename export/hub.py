@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 
 import huggingface_hub
@@ -14,6 +18,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars
 
+from export.checkpoint import refuse_other_weights
 from export.errors import ExportError
 
 DESCRIPTION = ("*.json", "*.jinja")
@@ -32,6 +37,10 @@ class Location:
     source: str
     repo: str | None = None
     revision: str | None = None
+    num_parameters: int | None = None
+    """By the hub's count, before the weights are here; None where it does not say."""
+    sizes: dict[str, int] = field(default_factory=dict)
+    """Bytes of the hub's files; empty where the hub could not be asked."""
 
 
 def locate(name: str) -> Location:
@@ -49,23 +58,70 @@ def locate(name: str) -> Location:
         raise ExportError(
             f"there is no folder {name}; give a checkpoint's folder, or a hub id such as owner/name"
         )
-    repo = match["repo"]
-    folder = _download(repo, match["revision"], DESCRIPTION)
+    repo, revision = match["repo"], match["revision"]
+    sizes, num_parameters = _listed(repo, revision)
+    if "config.json" in sizes and "adapter_config.json" not in sizes:
+        # Of what is no whole model `checkpoint.read` says so, by its description.
+        refuse_other_weights((name for name in sizes if "/" not in name), f"{repo} on the hub")
+    folder = _download(repo, revision, DESCRIPTION)
     # A snapshot's folder is named after its commit: later downloads stay on that one.
-    return Location(folder, f"{repo}@{folder.name}", repo, folder.name)
+    return Location(folder, f"{repo}@{folder.name}", repo, folder.name, num_parameters, sizes)
 
 
 def fetch_weights(location: Location) -> None:
     """Download the weights of a hub model beside its description; nothing for a local folder."""
     if location.repo is not None:
+        _check_space(location)
         _download(location.repo, location.revision, DESCRIPTION + WEIGHTS)
+
+
+def _check_space(location: Location) -> None:
+    """ExportError where the cache's disk is too full for what is still to be downloaded."""
+    needed_bytes = sum(
+        size
+        for name, size in location.sizes.items()
+        if any(fnmatch(name, pattern) for pattern in DESCRIPTION + WEIGHTS)
+        and not (location.folder / name).exists()
+    )
+    free_bytes = shutil.disk_usage(location.folder).free
+    if free_bytes < needed_bytes:
+        raise ExportError(
+            f"{location.source} is another {needed_bytes / 1e9:.1f} GB to download, and the disk of "
+            f"the hub's cache ({location.folder}) has {free_bytes / 1e9:.1f} GB left; free some, or "
+            "set HF_HOME to a folder elsewhere"
+        )
+
+
+def _listed(repo: str, revision: str | None) -> tuple[dict[str, int], int | None]:
+    """Files of a repository with their sizes, and its parameters; nothing without the network."""
+    try:
+        with _refusals(repo, revision):
+            info = huggingface_hub.model_info(repo, revision=revision, files_metadata=True)
+    except (OSError, ValueError):  # what was downloaded before may still do
+        return {}, None
+    sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
+    return sizes, info.safetensors.total if info.safetensors else None
 
 
 def _download(repo: str, revision: str | None, patterns: tuple[str, ...]) -> Path:
     try:
-        path = huggingface_hub.snapshot_download(
-            repo, revision=revision, allow_patterns=list(patterns)
-        )
+        with _refusals(repo, revision):
+            path = huggingface_hub.snapshot_download(
+                repo, revision=revision, allow_patterns=list(patterns)
+            )
+    except (OSError, ValueError) as error:
+        raise ExportError(
+            f"there is no folder {repo}, and fetching it from the hub failed "
+            f"({type(error).__name__}); check the name and the network"
+        ) from error
+    return Path(path)
+
+
+@contextmanager
+def _refusals(repo: str, revision: str | None) -> Iterator[None]:
+    """What the hub refuses, said in one sentence each."""
+    try:
+        yield
     except GatedRepoError as error:
         raise ExportError(
             f"{repo} is gated: accept its terms on huggingface.co, log in with `hf auth login`, "
@@ -78,12 +134,6 @@ def _download(repo: str, revision: str | None, patterns: tuple[str, ...]) -> Pat
             f"{repo} is neither a folder here nor a model on the hub (private ones need "
             "`hf auth login`)"
         ) from error
-    except (OSError, ValueError) as error:
-        raise ExportError(
-            f"there is no folder {repo}, and fetching it from the hub failed "
-            f"({type(error).__name__}); check the name and the network"
-        ) from error
-    return Path(path)
 
 
 def show_progress(shown: bool) -> None:

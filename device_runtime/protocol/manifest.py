@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import reprlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from device_runtime.protocol.errors import BundleError
 from device_runtime.protocol.messages.fields import MAX_TOKEN_ID
 
-FILE_NAME = "manifest.json"
 FORMAT_VERSION = 1
 
 
@@ -56,24 +53,9 @@ class Manifest:
     """Every other file of the bundle → its SHA-256."""
     tool_versions: dict[str, str]
 
-    def save(self, folder: Path) -> None:
-        """Write manifest.json into the bundle folder."""
-        (folder / FILE_NAME).write_text(json.dumps(asdict(self), indent=2) + "\n")
-
-    @classmethod
-    def load(cls, folder: Path) -> Manifest:
-        """Read manifest.json; BundleError where it is missing, of another version or malformed."""
-        path = folder / FILE_NAME
-        if not path.is_file():
-            raise BundleError(
-                f"{folder} is not a bundle: it has no {FILE_NAME}. "
-                "Make one with `tandem export CHECKPOINT --out FOLDER`."
-            )
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise BundleError(f"{path} is no valid JSON ({error}); export again") from None
-        return cls.parse(data, str(path))
+    def to_json(self) -> str:
+        """As it stands in the bundle's manifest.json; `parse` reads it again."""
+        return json.dumps(asdict(self), indent=2) + "\n"
 
     @classmethod
     def parse(cls, data: Any, where: str) -> Manifest:
@@ -186,23 +168,3 @@ _RULES = {
     "files": _table("names of files with their SHA-256", _Rule("", _is_file_name), _HASH),
     "tool_versions": _table("names with versions", _TEXT, _TEXT),
 }
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file's content."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def verify_files(folder: Path, manifest: Manifest) -> None:
-    """Every file named is a plain file inside the folder with the recorded hash."""
-    root = folder.resolve()
-    for name, wanted in manifest.files.items():
-        path = folder / name
-        if path.is_symlink() or not path.is_file() or root not in path.resolve().parents:
-            raise BundleError(f"{path} is missing or not a plain file inside the bundle")
-        if sha256(path) != wanted:
-            raise BundleError(f"{path} does not match the manifest's hash; copy or export it again")

@@ -25,6 +25,8 @@ from device_runtime.protocol.law import Floats, Ids, Law
 GOLDEN_GAMMA = 0x9E3779B97F4A7C15
 MIX_1 = 0xBF58476D1CE4E5B9
 MIX_2 = 0x94D049BB133111EB
+BELOW_ONE = 1.0 - 2.0**-53
+"""The largest double below 1."""
 _WORD = (1 << 64) - 1
 
 _ONE, _GAMMA = np.uint64(1), np.uint64(GOLDEN_GAMMA)
@@ -145,18 +147,20 @@ def edge_streams(seed: int, epoch: int, round_number: int, position: int) -> Str
     return stream
 
 
-def device_coins(seed: int | None = None) -> UniformCoins:
-    """The device's own coins; fresh entropy from the system unless a test gives a seed."""
+def device_coins(seed: int) -> UniformCoins:
+    """The device's own coins; the seed is fresh entropy (`writer.fresh_coins`), or a test's."""
     return UniformCoins(np.random.Generator(np.random.Philox(seed)).random)
 
 
 def shared_gumbel(seed: int, position: int, ids: Ids) -> Floats:
     """Gumbel noise (n,) of the ids at an absolute position: the same on both ends.
 
-    Bits are keyed by (seed, position, id); 53 of them, because 24 tie at 150,000 tokens.
+    Bits are keyed by (seed, position, id); 53 of them, because 24 tie at 150,000 tokens. The largest
+    number of 53 bits and a half would round to a uniform of 1, and that to noise without end, beside
+    which nothing of the law is left.
     """
     key = stream_key(seed, position, Purpose.SHARED_NOISE)
     bits = stream_bits(key, ids) >> np.uint64(11)
-    uniforms = (bits.astype(np.float64) + 0.5) * 2.0**-53
+    uniforms = np.minimum((bits.astype(np.float64) + 0.5) * 2.0**-53, BELOW_ONE)
     noise: Floats = -np.log(-np.log(uniforms))
     return noise

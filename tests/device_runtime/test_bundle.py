@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from device_runtime.bundle import Bundle
+from device_runtime.bundle import MANIFEST_FILE, Bundle, load_manifest, save_manifest
 from device_runtime.external_data import external_locations
 from device_runtime.onnx_drafter import OnnxDrafter, RuntimeSettings
 from device_runtime.protocol.errors import BundleError
@@ -169,3 +169,23 @@ def test_the_hash_in_the_manifest_is_sha_256(folder: Path) -> None:
     files = json.loads((folder / "manifest.json").read_text())["files"]
     content = (folder / "model.onnx").read_bytes()
     assert files["model.onnx"] == hashlib.sha256(content).hexdigest()
+
+
+def test_a_manifest_comes_back_from_its_folder(folder: Path, tmp_path: Path) -> None:
+    manifest = load_manifest(folder)
+    save_manifest(manifest, tmp_path)
+    assert load_manifest(tmp_path) == manifest
+    assert (tmp_path / MANIFEST_FILE).read_bytes() == (folder / MANIFEST_FILE).read_bytes()
+
+
+@pytest.mark.parametrize("text", ["", "{", "\ufeff{}", "[" * 100_000, "9" * 5000])
+def test_a_manifest_that_is_no_json_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / MANIFEST_FILE).write_text(text, encoding="utf-8")
+    with pytest.raises(BundleError, match=r"no valid JSON|format version None"):
+        load_manifest(tmp_path)
+
+
+def test_a_manifest_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / MANIFEST_FILE).write_bytes(b"\xff\xfe{")
+    with pytest.raises(BundleError, match="no valid JSON"):
+        load_manifest(tmp_path)

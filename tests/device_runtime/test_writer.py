@@ -12,8 +12,9 @@ import tokenizers
 from numpy.typing import NDArray
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
-from device_runtime import run_cli
+from device_runtime import run_cli, writer
 from device_runtime.protocol.errors import ConfigError, TandemError
+from device_runtime.protocol.randomness import Coins, device_coins
 from device_runtime.protocol.sampling import Sampling
 from device_runtime.tokenizer import Tokenizer
 from device_runtime.writer import Answer, Mode, WriteConfig
@@ -141,3 +142,20 @@ async def test_byte_level_answers_are_what_the_bytes_say(is_chat: bool) -> None:
     """There a space is a byte of the text wherever it stands."""
     pieces = await written("byte level", ["a"], ["Ġ", "a", "Ġthe"], is_chat=is_chat)
     assert "".join(pieces) == " a the"
+
+
+async def test_an_answers_coins_are_fresh_and_not_the_generations_seed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seeds: list[int] = []
+
+    def noted(seed: int) -> Coins:
+        seeds.append(seed)
+        return device_coins(seed)
+
+    monkeypatch.setattr(writer, "device_coins", noted)
+    for _ in range(3):
+        await written("byte level", ["a"], ["a"], is_chat=False)
+    assert len(set(seeds)) == 3
+    assert min(seeds) > 2**64  # but for one time in 2^62
+    assert writer.fresh_coins().choose(2**40) != writer.fresh_coins().choose(2**40)
