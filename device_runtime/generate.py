@@ -19,6 +19,7 @@ from device_runtime.link import EdgeLink, EdgeLostError
 from device_runtime.lossy import LossyTurn, Policy
 from device_runtime.measured import RoundTimes
 from device_runtime.protocol.device_session import DeviceSession, Generation
+from device_runtime.protocol.errors import ConfigError
 from device_runtime.protocol.randomness import Coins
 from device_runtime.round_clock import RoundClock
 from device_runtime.transcript import Piece, Transcript
@@ -46,7 +47,7 @@ async def write_split(
     before the SLM goes on alone (`edge_loss`); None: EdgeLostError ends it when the link gives up.
     """
     session = link.session
-    begin = session.begin(generation)
+    begin = _begin(session, generation)
     while transcript.finish_reason is None:
         turn = Turn(session, drafter, generation, coins, counts)
         edge = _Edge(link, times or RoundTimes(), local_after_s)
@@ -72,15 +73,20 @@ async def write_split(
 async def _rounds(
     edge: _Edge, turn: Turn, begin: bytes, gamma: int, transcript: Transcript
 ) -> AsyncGenerator[Piece, None]:
-    """Rounds until the answer is over. The first block is drafted while the edge reads the text."""
+    """Rounds until the answer is over. The first block is drafted while the edge reads the text.
+
+    Its message is built afterwards: what the edge knows, and so what the message must carry, is
+    open as long as a lost connection may have to be opened again.
+    """
     session, times = edge.link.session, edge.times
     first = asyncio.to_thread(_draft, turn, gamma, transcript)
     drafting = asyncio.create_task(first)
     try:
         begun, begin_s = await edge.answer(begin)
     finally:
-        data, clock = await drafting  # whatever comes next needs the drafter for itself
+        clock = await drafting  # whatever comes next needs the drafter for itself
     session.receive_begun(begun)
+    data = await asyncio.to_thread(_encode, turn, clock)
     if begin_s is not None:
         times.began(begin_s, len(begin))
     while True:
@@ -93,15 +99,28 @@ async def _rounds(
         if transcript.finish_reason is not None:
             return
         drafted_before = turn.counts.drafted
-        data, clock = await asyncio.to_thread(_draft, turn, gamma, transcript)
+        data, clock = await asyncio.to_thread(_draft_and_encode, turn, gamma, transcript)
         times.drafted(clock.drafted_s - clock.start_s, turn.counts.drafted - drafted_before)
 
 
-def _draft(turn: Turn, gamma: int, transcript: Transcript) -> tuple[bytes, RoundClock]:
-    """The next block and when it was made; one token of the answer is left to the edge."""
+def _draft(turn: Turn, gamma: int, transcript: Transcript) -> RoundClock:
+    """Draft the next block; one token of the answer is left to the edge."""
     start_s = time.monotonic()
-    data = turn.draft(min(gamma, transcript.num_left - 1))
-    return data, RoundClock(start_s, turn.drafted_s, time.monotonic())
+    turn.draft_block(min(gamma, transcript.num_left - 1))
+    return RoundClock(start_s, time.monotonic())
+
+
+def _encode(turn: Turn, clock: RoundClock) -> bytes:
+    """The message of the block that was drafted."""
+    data = turn.encode()
+    clock.encoded_s = time.monotonic()
+    return data
+
+
+def _draft_and_encode(turn: Turn, gamma: int, transcript: Transcript) -> tuple[bytes, RoundClock]:
+    """Both in one go: waking a thread takes longer than most messages do."""
+    clock = _draft(turn, gamma, transcript)
+    return _encode(turn, clock), clock
 
 
 async def _round(
@@ -159,7 +178,7 @@ async def write_lossy(
 ) -> AsyncIterator[Piece]:
     """A policy on the device decides which tokens reach the edge at all: not the LLM's law."""
     session = link.session
-    session.receive_begun(await link.exchange(session.begin(generation)))
+    session.receive_begun(await link.exchange(_begin(session, generation)))
     turn = LossyTurn(session, drafter, generation, coins, counts, policy)
     while transcript.finish_reason is None:
         step = await asyncio.to_thread(turn.next)
@@ -169,6 +188,7 @@ async def write_lossy(
             pieces += transcript.add(step.committed)
         if _full(session) and transcript.finish_reason is None:
             pieces += transcript.out_of_context()
+        transcript.logprobs.update(turn.logprobs)
         for piece in pieces:
             yield piece
     _cut(session, transcript)
@@ -180,7 +200,7 @@ async def write_edge_only(
 ) -> AsyncIterator[Piece]:
     """The LLM alone, streamed: the baseline, and the text that `coupled` reproduces."""
     session = link.session
-    session.receive_begun(await link.exchange(session.begin(generation)))
+    session.receive_begun(await link.exchange(_begin(session, generation)))
     await link.send(session.stream(transcript.num_left))
     last = False
     while not last:
@@ -222,6 +242,21 @@ async def write_device_only(
         )
         for piece in transcript.add([Committed(token_id, Origin.UNVERIFIED)]):
             yield piece
+
+
+def _begin(session: DeviceSession, generation: Generation) -> bytes:
+    """The message that begins it; ConfigError where the LLM's context has no room for an answer.
+
+    The edge would refuse it, too, after all of it had gone up, and could not say the numbers.
+    """
+    num_tokens, context_len = len(session.tokens), session.facts.context_len
+    if num_tokens >= context_len:
+        raise ConfigError(
+            f"the prompt has {num_tokens} tokens, and the LLM's context of {context_len} must hold "
+            f"the answer, too; shorten it by {num_tokens - context_len + 1} tokens or more, or take "
+            "an edge whose context is longer"
+        )
+    return session.begin(generation)
 
 
 def _full(session: DeviceSession) -> bool:

@@ -182,4 +182,4 @@ class LossyTurn(Turn):
             return TurnStep((Committed(drafted.token_id, Origin.UNVERIFIED),))
         if self._policy.sends_draft:
             self._block, self._laws = [drafted], [q]
-        return TurnStep(send=self._send(bonus=not self._policy.sends_draft))
+        return TurnStep(send=self.encode(bonus=not self._policy.sends_draft))

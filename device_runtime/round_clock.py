@@ -12,8 +12,9 @@ class RoundClock:
     start_s: float
     """Drafting begins."""
     drafted_s: float
-    """The block is drafted; its encoding begins."""
-    encoded_s: float
+    """The block is drafted; its encoding begins, unless it is the first one."""
+    encoded_s: float = 0.0
+    """Its message is there. That of the first block waits until the edge has read the text."""
     exchanges: list[tuple[float, float]] = field(default_factory=list)
     """When each message went up and its answer was there: the round, then requests for more draws."""
     settle_s: float = 0.0

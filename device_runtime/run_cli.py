@@ -15,7 +15,7 @@ from pathlib import Path
 from device_runtime.energy.answer import REST_S, metered
 from device_runtime.energy.find import KINDS
 from device_runtime.link import EdgeLink, EdgeLostError, LinkSettings, session_url
-from device_runtime.lossy import METHODS
+from device_runtime.lossy import METHODS, Router
 from device_runtime.measured_file import Memory, cache_folder, measured_path
 from device_runtime.protocol.errors import ConfigError
 from device_runtime.run_report import extra_values, notes
@@ -42,8 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     output.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
     output.add_argument(
         "--logprobs", action="store_true",
-        help="with --json: ln of the LLM's probability of each token at temperature 1, or null "
-        "for a last token that the device drew",
+        help="with --json: ln of the LLM's probability of each token at temperature 1; null where "
+        "no round carried it, as for a last token that the device drew",
     )  # fmt: skip
     output.add_argument("--no-stream", action="store_true", help="print the text when it is whole")
     output.add_argument(
@@ -107,6 +107,24 @@ def _patience_s(args: argparse.Namespace, config: WriteConfig) -> float:
     return PATIENCE_S[on_loss] if patience_s is None else float(patience_s)
 
 
+def _check_logprobs(config: WriteConfig, *, as_json: bool) -> None:
+    """They come with the verdicts of rounds: refused where none are judged, or nothing shows them."""
+    if not as_json:
+        raise ConfigError("--logprobs shows nothing without --json; add it")
+    if config.mode == "device":
+        raise ConfigError("--logprobs are the LLM's, and --device-only asks none; leave one out")
+    if config.mode == "edge":
+        raise ConfigError(
+            "--logprobs come with verdicts, and --edge-only streams without any; --gamma 0 in its "
+            "place has the LLM alone write, a token a round"
+        )
+    if config.scheme != AUTO and isinstance(METHODS[config.scheme].policy, Router):
+        raise ConfigError(
+            f"--logprobs come with verdicts, and {config.scheme} lets one model write without any; "
+            "leave --logprobs out, or take another scheme"
+        )
+
+
 def _settings_from(args: argparse.Namespace) -> RuntimeSettings:
     """The profile's settings; --threads goes before them."""
     threads = args.threads
@@ -156,10 +174,10 @@ def _read(path: Path, option: str) -> str:
 
 def run(args: argparse.Namespace) -> int:
     """Write the answer; exit code 0."""
-    if args.logprobs and not args.json:
-        raise ConfigError("--logprobs shows nothing without --json; add it")
     is_chat = args.chat or args.system is not None
     config = replace(config_from(args), logprobs=args.logprobs, is_chat=is_chat)
+    if args.logprobs:
+        _check_logprobs(config, as_json=args.json)
     patience_s = _patience_s(args, config)
     if args.on_edge_loss == "local":
         config = replace(config, local_after_s=patience_s)
@@ -215,11 +233,16 @@ async def _write(
 async def _show(answer: Answer, edge: EdgeLink | None, *, stream: bool) -> None:
     """Print the pieces as they come; on a terminal, what no edge has verified is dim."""
     dims = sys.stdout.isatty() and "NO_COLOR" not in os.environ and answer.config.mode == "split"
+    is_line_open = False
     try:
         async for piece in answer.pieces(edge):
             if stream:
                 dim = dims and piece.origin is Origin.UNVERIFIED
                 print(f"{DIM}{piece.text}{PLAIN}" if dim else piece.text, end="", flush=True)
-    finally:
-        if stream:
+                is_line_open = True
+    except BaseException:
+        if is_line_open:
             print()
+        raise
+    if stream:
+        print()

@@ -8,7 +8,6 @@ data = step.send  # a request for more draws, or None: the round is over
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -105,12 +104,11 @@ class Turn:
     ) -> None:
         """counts: where this generation's rounds are added; num_draws: for tests of `more`."""
         self.counts = counts
-        self.drafted_s = 0.0
-        """When the last block was drafted and its encoding began, by `time.monotonic`."""
         self.logprobs: dict[int, float] = {}
         """ln of the LLM's own probability by index of the generated token, if asked for.
 
-        A corrected token's comes with the next verdict, so the last token may lack it.
+        That of a token which this side drew or kept comes with the next verdict: the last ones may
+        lack it.
         """
         self._session = session
         self._drafter = drafter
@@ -129,6 +127,11 @@ class Turn:
 
     def draft(self, gamma: int) -> bytes:
         """Draft up to gamma tokens and give the round that carries them."""
+        self.draft_block(gamma)
+        return self.encode()
+
+    def draft_block(self, gamma: int) -> None:
+        """Draft up to gamma tokens; it only reads the session, which may be restated meanwhile."""
         session = self._session
         room = session.facts.context_len - len(session.tokens)
         gamma = min(gamma, session.facts.max_gamma, room)
@@ -140,10 +143,8 @@ class Turn:
             self._block.append(self._generation.scheme.draft(q, place, self._coins))
             if self._block[-1].token_id in self._generation.end_ids:
                 break  # nothing after an end token is ever judged
-        self.drafted_s = time.monotonic()
-        return self._send()
 
-    def _send(self, *, bonus: bool = True) -> bytes:
+    def encode(self, *, bonus: bool = True) -> bytes:
         """The round that carries the block."""
         self._ask = Ask(num_draws=self._num_draws())
         self._requests = 0

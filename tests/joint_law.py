@@ -5,6 +5,8 @@ All ways their coins can fall can be enumerated, so that whole rounds are compar
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 from device_runtime.protocol.grid import GRID, Grid
@@ -28,10 +30,19 @@ def law_after(table: Table, text: Text, sampling: Sampling = PLAIN) -> Law:
     return to_law(table[text[-1]], sampling, text[1:])
 
 
-def cuts(scheme: Scheme, sampling: Sampling = PLAIN) -> tuple[int, ...]:
-    """The grid indices that drafted ones are compared with, for laws without memory."""
+def cuts(scheme: Scheme, sampling: Sampling = PLAIN, num_generated: int = 0) -> tuple[int, ...]:
+    """The grid indices that drafted ones are compared with.
+
+    num_generated: most tokens before a judged one; without penalties the last of them alone counts.
+    """
     grid: Grid = getattr(scheme, "grid", GRID)
-    laws = [to_law(row, sampling, ()) for row in LLM]
+    longest = max(1, num_generated if sampling.penalises else 1)
+    texts = [
+        (START, *generated)
+        for length in range(longest + 1)
+        for generated in itertools.product(range(len(LLM)), repeat=length)
+    ]
+    laws = [law_after(LLM, text, sampling) for text in texts]
     return tuple(sorted({cut for law in laws for cut in cuts_of(scheme, law, grid)}))
 
 

@@ -7,7 +7,7 @@ against what was asked; a refusal by the edge raises RefusedError, nonsense from
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from device_runtime.protocol.errors import ErrorCode, LocalError, RefusedError, RemoteError
@@ -30,6 +30,7 @@ from device_runtime.protocol.messages import (
     decode,
     encode,
 )  # fmt: skip
+from device_runtime.protocol.messages.fields import MAX_ROWS
 from device_runtime.protocol.sampling import Sampling
 from device_runtime.protocol.schemes.base import Ask, Drafted, Scheme, Vocabulary
 from device_runtime.protocol.tokens import TokenList
@@ -48,6 +49,7 @@ class Generation:
     end_ids: tuple[int, ...]
     pad_to_bytes: int = 0
     logprobs: bool = False
+    """Whether the LLM's log probabilities of committed tokens are asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +144,7 @@ class DeviceSession:
         base, appended = self._unshared()
         epoch, round_number = self._in_flight[0] if self._in_flight else self._next
         self._num_shared = len(self.tokens)
-        return encode(
+        return self._padded(
             Begin(
                 base, self.tokens.prefix_hash(base), appended, self._boundary,
                 generation.scheme.code, generation.sampling, generation.seed, generation.end_ids,
@@ -169,18 +171,15 @@ class DeviceSession:
         generation.scheme.write_evidence(bits, block, self.shared)
         base, appended = self._unshared()
         flags = Flags(0) if bonus else Flags.NO_BONUS
-        if generation.logprobs:
+        # After more tokens of its own than an edge gives rows for, the device does without.
+        if generation.logprobs and len(appended) + len(block) < MAX_ROWS:
             flags |= Flags.LOGPROBS
         message = Round(
             *self._next, base, self.tokens.prefix_hash(base), appended, len(block),
             ask.num_draws, bits.getvalue(), flags,
         )  # fmt: skip
-        data = encode(message)
-        if generation.pad_to_bytes:
-            zeros = bytes(-len(data) % generation.pad_to_bytes)
-            data = encode(replace(message, block=message.block + zeros))
         self._in_flight = (self._next, len(block))
-        return data
+        return self._padded(message)
 
     def receive_verdict(self, data: bytes, block: Sequence[Drafted]) -> Answer:
         """The verdict on the round in flight; the accepted tokens are committed here."""
@@ -210,7 +209,7 @@ class DeviceSession:
             epoch, self._rejected_round, position, self.tokens.prefix_hash(position),
             ask.first, ask.num_draws, ask.whole_row,
         )  # fmt: skip
-        return encode(more)
+        return self._padded(more)
 
     def receive_more(self, data: bytes) -> Any:
         """The rejection once more, from later draws."""
@@ -221,7 +220,7 @@ class DeviceSession:
 
     def stream(self, max_tokens: int) -> bytes:
         """Ask the LLM alone to go on."""
-        return encode(Stream(max_tokens))
+        return self._padded(Stream(max_tokens))
 
     def receive_tokens(self, data: bytes) -> Tokens:
         """Tokens of a stream, committed."""
@@ -231,10 +230,9 @@ class DeviceSession:
         self._num_shared = len(self.tokens)
         return tokens
 
-    @staticmethod
-    def cancel() -> bytes:
+    def cancel(self) -> bytes:
         """End the stream."""
-        return encode(Cancel())
+        return self._padded(Cancel())
 
     @staticmethod
     def close() -> bytes:
@@ -243,6 +241,9 @@ class DeviceSession:
 
     def _unshared(self) -> tuple[int, tuple[int, ...]]:
         return self._num_shared, tuple(self.tokens.ids[self._num_shared :])
+
+    def _padded(self, message: Begin | Round | More | Stream | Cancel) -> bytes:
+        return encode(message, self._generation.pad_to_bytes if self._generation else 0)
 
     def _in_force(self) -> Generation:
         if self._generation is None:

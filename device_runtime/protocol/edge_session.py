@@ -31,8 +31,8 @@ from device_runtime.protocol.messages import (
     Round,
     Stream,
     Tokens,
+    Verdict,
     encode,
-    pad_verdict,
 )  # fmt: skip
 from device_runtime.protocol.messages.fields import MAX_ROWS
 from device_runtime.protocol.penalties import counted_tokens
@@ -113,7 +113,7 @@ class EdgeSession:
             return self._judge(pending, rows)
         if isinstance(pending, More):
             return Step(self._judge_more(pending, rows))
-        return Step(encode(Begun(len(self.tokens))))
+        return Step(self._reply(Begun(len(self.tokens))))
 
     def resume(self) -> None:
         """A new connection takes the session over: what was in flight is asked for again."""
@@ -239,10 +239,12 @@ class EdgeSession:
     def _encode(
         self, message: Round | More, judgement: Judgement, logprobs: tuple[float, ...]
     ) -> bytes:
-        generation, scheme = self._in_force()
+        _, scheme = self._in_force()
         vocab = Vocabulary(self.facts.num_ids)
-        verdict = to_verdict(message, judgement, logprobs, scheme, vocab)
-        return encode(pad_verdict(verdict, generation.pad_to_bytes))
+        return self._reply(to_verdict(message, judgement, logprobs, scheme, vocab))
+
+    def _reply(self, message: Begun | Verdict | Tokens) -> bytes:
+        return encode(message, self._in_force()[0].pad_to_bytes)
 
     def _in_force(self) -> tuple[Begin, Scheme]:
         assert self._generation is not None
@@ -271,8 +273,8 @@ class EdgeSession:
         full = len(self.tokens) >= self.facts.context_len
         if ended or full or self._stream_left == 0:
             self.state = State.OPEN
-            return Step(encode(Tokens(ids, last=True)))
-        reply = encode(Tokens(ids, last=False)) if ids else None
+            return Step(self._reply(Tokens(ids, last=True)))
+        reply = self._reply(Tokens(ids, last=False)) if ids else None
         return Step(reply, self._stream_job())
 
     def _stream_job(self) -> Job:

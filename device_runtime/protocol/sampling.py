@@ -17,6 +17,10 @@ from device_runtime.protocol.law import ArrayLaw, Floats, Ids, all_ids
 from device_runtime.protocol.penalties import adjusted, adjustments
 from device_runtime.protocol.truncation import below_kth_largest, heaviest, nucleus
 
+MAX_TOKEN_ID = (1 << 24) - 1
+MAX_BIASES = 1024
+"""As a message can carry them (`messages.fields`)."""
+
 Logits = NDArray[np.float32] | NDArray[np.float64]
 
 
@@ -62,11 +66,17 @@ class Sampling:
         for name, value, low, high in ranges:
             if not (math.isfinite(value) and low <= value <= high):
                 raise ConfigError(f"{name} is {value}; it must lie between {low} and {high}")
-        if self.top_k < 0:
-            raise ConfigError(f"top_k is {self.top_k}; it must be 0 (keep all) or larger")
+        if not 0 <= self.top_k <= MAX_TOKEN_ID:
+            raise ConfigError(
+                f"top_k is {self.top_k}; it must lie between 0 (keep all) and {MAX_TOKEN_ID}"
+            )
+        if len(self.logit_bias) > MAX_BIASES:
+            raise ConfigError(f"logit_bias names {len(self.logit_bias)} ids; {MAX_BIASES} may be")
         ids = [token_id for token_id, _ in self.logit_bias]
-        if ids != sorted(set(ids)) or (ids and ids[0] < 0):
-            raise ConfigError(f"logit_bias names ids {ids}; they must be distinct and ascending")
+        if ids != sorted(set(ids)) or (ids and not 0 <= ids[0] <= ids[-1] <= MAX_TOKEN_ID):
+            raise ConfigError(
+                f"logit_bias names ids {ids}; they must be distinct, ascending and 0 to {MAX_TOKEN_ID}"
+            )
         for token_id, bias in self.logit_bias:
             if not -100.0 <= bias <= 100.0:
                 raise ConfigError(f"the bias of id {token_id} is {bias}; it must be -100 to 100")

@@ -160,10 +160,11 @@ class Reader:
         """All bytes up to the end of the message."""
         return self._take(len(self._data) - self._at)
 
-    def finish(self) -> None:
-        """Nothing may follow."""
-        if self._at != len(self._data):
-            raise malformed(f"{len(self._data) - self._at} bytes follow the end of the message")
+    def finish(self, padded: bool = False) -> None:
+        """Nothing may follow, or nothing but zeros."""
+        rest = self.rest()
+        if rest and not (padded and rest.count(0) == len(rest)):
+            raise malformed(f"{len(rest)} bytes follow the end of the message")
 
 
 class BitWriter:

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from device_runtime import cached_graph
 from device_runtime.bundle import Bundle
 from device_runtime.cached_graph import CachedGraph, open_graph
 from device_runtime.protocol.errors import BundleError, ErrorCode, LocalError
@@ -40,6 +42,37 @@ def test_runs_with_more_rows_than_are_kept_give_the_last_one(tmp_path: Path, kin
     np.testing.assert_allclose(graph.run(ids[8:], 8), last, atol=2e-5)
     graph.run(ids[:7], 0)
     np.testing.assert_allclose(graph.run(ids[7:], 7), last, atol=2e-5)
+
+
+@pytest.mark.parametrize("kind", ["optimum", "fused"])
+def test_drafts_and_verdicts_reuse_the_same_memory(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One and two tokens in turns: only shapes are bound anew. A prompt's rows are let go."""
+    bound: dict[str, list[tuple[int, int]]] = {"input_ids": [], "logits": []}
+    for way in ("bind_input", "bind_output"):
+        bind = getattr(cached_graph._TokenIo, way)
+
+        def watched(
+            io: Any, name: str, buffer: Any, shape: tuple[int, ...], *rest: int, bind: Any = bind
+        ) -> None:
+            if name in bound:
+                bound[name].append((shape[1], buffer.pointer))
+            bind(io, name, buffer, shape, *rest)
+
+        monkeypatch.setattr(cached_graph._TokenIo, way, watched)
+    graph = opened(make_bundle(tmp_path, kind))
+    rows = [graph.run(np.arange(9), 0).copy()]
+    for num_past, num_tokens in ((9, 1), (10, 2), (11, 1), (12, 2), (14, 1)):
+        rows.append(graph.run(np.arange(num_tokens), num_past).copy())
+    graph.run(np.arange(9), 0)
+    again = graph.run(np.arange(1), 9)
+    assert np.array_equal(again, rows[1])
+    for name, calls in bound.items():
+        short = {address for num_tokens, address in calls if num_tokens <= 2}
+        long = {address for num_tokens, address in calls if num_tokens > 2}
+        assert len(short) == 1, name
+        assert long and not short & long, name
 
 
 def test_an_unknown_graph_kind_is_refused(tmp_path: Path) -> None:

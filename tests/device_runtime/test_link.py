@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
 from aiohttp import WSMsgType, web
 from aiohttp.test_utils import TestServer
+from numpy.typing import NDArray
 
-from device_runtime.generate import write_device_only, write_edge_only, write_split
+from device_runtime.generate import (
+    write_device_only,
+    write_edge_only,
+    write_lossy,
+    write_split,
+)
 from device_runtime.link import EdgeLink, EdgeLostError, LinkSettings, session_url
+from device_runtime.lossy import Improbable, Policy
+from device_runtime.measured import RoundTimes
 from device_runtime.protocol.detokenizer import Detokenizer
 from device_runtime.protocol.device_session import DeviceSession, Generation
 from device_runtime.protocol.errors import ConfigError, RemoteError
-from device_runtime.protocol.messages import Refusal, Stream, decode, encode
+from device_runtime.protocol.messages import Refusal, Round, Stream, Welcome, decode, encode
 from device_runtime.protocol.randomness import device_coins
 from device_runtime.protocol.sampling import Sampling
 from device_runtime.protocol.schemes import scheme_named
-from device_runtime.transcript import FinishReason, Transcript
+from device_runtime.transcript import FinishReason, Piece, Transcript
 from device_runtime.turn import Counts
 from tests.table_model import TableDrafter, TableEdge, random_table, vocabulary_hash
 
@@ -96,6 +109,10 @@ class Outcome:
     server: FaultyEdge
 
 
+def a_session() -> DeviceSession:
+    return DeviceSession(VOCAB, vocabulary_hash, "test")
+
+
 def spell(token_id: int) -> bytes:
     return bytes([97 + token_id])
 
@@ -107,26 +124,35 @@ async def write(
     num_tokens: int = 30,
     stops: tuple[str, ...] = (),
     edge_only: bool = False,
+    policy: Policy | None = None,
+    prompt: Sequence[int] = PROMPT,
+    device: tuple[DeviceSession, TableDrafter] | None = None,
+    times: RoundTimes | None = None,
 ) -> Outcome:
     """One answer through a faulty edge."""
     server = FaultyEdge(faults)
     app = web.Application()
     app.router.add_get("/v1/session", server.handle)
-    session = DeviceSession(VOCAB, vocabulary_hash, "test")
-    drafter, counts = TableDrafter(SLM), Counts()
+    session, drafter = device or (a_session(), TableDrafter(SLM))
+    counts = Counts()
     transcript = Transcript(Detokenizer(spell, stops), frozenset(generation.end_ids), num_tokens)
     async with TestServer(app) as http:
         settings = LinkSettings(str(http.make_url("/")), patience_s=5.0)
         async with EdgeLink(settings, session) as link:
-            session.append(PROMPT)
+            session.append(prompt)
             coins = device_coins(5)
+            pieces: AsyncIterator[Piece]
             if edge_only:
                 pieces = write_edge_only(link, generation, transcript)
+            elif policy is not None:
+                pieces = write_lossy(link, drafter, generation, policy, coins, transcript, counts)
             else:
-                pieces = write_split(link, drafter, generation, gamma, coins, transcript, counts)
+                pieces = write_split(
+                    link, drafter, generation, gamma, coins, transcript, counts, times=times
+                )
             shown = "".join([piece.text async for piece in pieces])
     assert shown == transcript.text
-    assert list(session.tokens.ids) == [*PROMPT, *transcript.token_ids]
+    assert list(session.tokens.ids) == [*prompt, *transcript.token_ids]
     if not edge_only:
         assert list(drafter.tokens) == list(session.tokens.ids[: drafter.num_tokens])
     return Outcome(transcript.token_ids, shown, transcript, counts, session, server)
@@ -152,6 +178,65 @@ async def test_a_fault_at_any_message_leaves_the_text_as_it_was(scheme: str, kin
         outcome = await write(Faults(**{kind: {number}}), begin(scheme), num_tokens=16)
         assert outcome.tokens == undisturbed.tokens, (kind, number)
         assert len(outcome.server.received) > len(undisturbed.server.received)
+
+
+class HeldDrafter(TableDrafter):
+    """Drafts nothing until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__(SLM)
+        self.go = threading.Event()
+
+    def append(self, token_ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        assert self.go.wait(10)
+        return super().append(token_ids)
+
+
+class MeetingSession(DeviceSession):
+    """Has the whole block drafted just when it learns that the edge has forgotten everything."""
+
+    def __init__(self, drafter: HeldDrafter, num_drafted: int) -> None:
+        super().__init__(VOCAB, vocabulary_hash, "test")
+        self._held, self._enough = drafter, num_drafted
+
+    def receive_welcome(self, data: bytes) -> Welcome:
+        is_second = self.welcome is not None
+        welcome = super().receive_welcome(data)
+        if is_second and not self._held.go.is_set():
+            assert not welcome.resumed
+            self._held.go.set()
+            deadline_s = time.monotonic() + 10
+            while self._held.num_tokens < self._enough:
+                assert time.monotonic() < deadline_s
+                time.sleep(0.001)
+            time.sleep(0.05)  # what else the other thread wants to do
+        return welcome
+
+
+@pytest.mark.parametrize("scheme", ["dssd-thinned", "coupled"])
+async def test_a_block_drafted_while_the_edge_is_told_everything_anew_fits(scheme: str) -> None:
+    """The first block is drafted beside `Begin`; its message must not be built beside it."""
+    undisturbed = await write(Faults(), begin(scheme))
+    drafter = HeldDrafter()
+    session = MeetingSession(drafter, len(PROMPT) + 2)  # the last of three drafts is not run
+    outcome = await write(Faults(restart={1}), begin(scheme), device=(session, drafter))
+    assert drafter.go.is_set()
+    assert outcome.tokens == undisturbed.tokens
+    assert outcome.counts == undisturbed.counts
+    rounds = [message for message in outcome.server.received if isinstance(message, Round)]
+    assert min(message.base for message in rounds) == len(PROMPT)
+
+
+async def test_the_clocks_readings_follow_each_other() -> None:
+    times = RoundTimes()
+    await write(Faults(), begin(), times=times)
+    assert len(times.clocks) > 3
+    for clock in times.clocks:
+        (sent_s, answered_s), *_ = clock.exchanges
+        readings = [clock.start_s, clock.drafted_s, clock.encoded_s, sent_s, answered_s]
+        assert readings == sorted(readings)
+    for earlier, later in pairwise(times.clocks):
+        assert earlier.exchanges[-1][1] <= later.start_s
 
 
 @pytest.mark.parametrize("kind", ["drop_after", "restart"])
@@ -189,6 +274,26 @@ async def test_an_end_token_is_kept_and_not_shown() -> None:
         assert outcome.tokens == whole.tokens[: stop + 1]
         assert outcome.text == whole.text[:stop]
         assert outcome.transcript.finish_reason is FinishReason.END
+
+
+@pytest.mark.parametrize("who", [{}, {"edge_only": True}, {"policy": Improbable()}])
+async def test_a_prompt_that_does_not_fit_is_refused_before_anything_is_done(
+    who: dict[str, Any],
+) -> None:
+    drafter, session = TableDrafter(SLM), a_session()
+    context_len = 512
+    fitting = PROMPT * 171
+    assert len(fitting) == context_len + 1
+    for length in (context_len, context_len + 1):
+        expected = rf"the prompt has {length} tokens, .* context of {context_len}.*; shorten"
+        with pytest.raises(ConfigError, match=expected):
+            await write(
+                Faults(), begin(), device=(session, drafter), prompt=fitting[:length], **who
+            )
+        session = a_session()
+    assert drafter.num_run == 0
+    outcome = await write(Faults(), begin(), prompt=fitting[: context_len - 1], **who)
+    assert len(outcome.tokens) in (1, 2)  # a bonus may stand behind the last place of the context
 
 
 async def test_an_edge_that_stays_away_is_given_up_after_the_patience() -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
+from device_runtime.generate import write_lossy
 from device_runtime.lossy import (
     METHODS,
     Improbable,
@@ -20,6 +22,7 @@ from device_runtime.lossy import (
     method_named,
     probs_at,
 )
+from device_runtime.protocol.detokenizer import Detokenizer
 from device_runtime.protocol.device_session import DeviceSession, Generation
 from device_runtime.protocol.errors import ConfigError
 from device_runtime.protocol.law import ArrayLaw, prob_of
@@ -27,6 +30,8 @@ from device_runtime.protocol.messages import Flags, Round, decode
 from device_runtime.protocol.randomness import Coins, device_coins
 from device_runtime.protocol.sampling import Sampling, to_law
 from device_runtime.protocol.schemes import SCHEMES
+from device_runtime.protocol.schemes.base import Ask
+from device_runtime.transcript import Transcript
 from device_runtime.turn import Committed, Counts, Origin
 from tests.exact_law import enumerate_law
 from tests.table_model import Table, TableDrafter, TableEdge, open_session, random_table
@@ -239,6 +244,60 @@ def test_the_law_is_p_only_where_no_token_is_kept(
         # The improbable id 1 is the only one that the edge decides about.
         assert error > 0.1
         assert law[0] > prob_of(q, 0)
+
+
+# Log probabilities
+
+
+class Link:
+    """As much of a link as writing uses, to an edge in memory."""
+
+    def __init__(self, run: Run) -> None:
+        self.session = run.session
+        self._edge = run.edge
+
+    async def exchange(self, data: bytes) -> bytes:
+        return self._edge.answer(data)
+
+
+async def written(policy: Policy, num_tokens: int) -> Transcript:
+    run = Run(policy)
+    link: Any = Link(run)
+    generation = replace(run.generation, logprobs=True)
+    detokenizer = Detokenizer(lambda token_id: bytes([65 + token_id]))
+    transcript = Transcript(detokenizer, frozenset(), num_tokens)
+    pieces = write_lossy(
+        link, run.drafter, generation, policy, device_coins(5), transcript, run.counts
+    )
+    async for _ in pieces:
+        pass
+    return transcript
+
+
+@pytest.mark.parametrize("policy", [Uncertainty(), Improbable(0.4)])
+async def test_every_token_that_a_round_carried_has_its_log_probability(policy: Policy) -> None:
+    transcript = await written(policy, 60)
+    text = [PROMPT[-1], *transcript.token_ids]
+    last_sent = max(transcript.logprobs)
+    assert sorted(transcript.logprobs) == list(range(last_sent + 1))
+    # What was kept or drawn after the last round, no edge has seen.
+    assert all(origin is not Origin.BONUS for origin in transcript.origins[last_sent + 1 :])
+    for index, (before, after) in enumerate(itertools.pairwise(text[: last_sent + 2])):
+        row = LLM[before].astype(np.float64)
+        wanted = row[after] - np.log(np.exp(row).sum())
+        assert transcript.logprobs[index] == pytest.approx(wanted, abs=1e-5)
+
+
+@pytest.mark.parametrize(("num_own", "is_asked"), [(126, True), (127, True), (128, False)])
+def test_more_tokens_than_an_edge_gives_rows_for_go_without(num_own: int, is_asked: bool) -> None:
+    """The edge would refuse the round."""
+    run = Run(Improbable(2.0))
+    generation = replace(run.generation, logprobs=True)
+    run.session.receive_begun(run.edge.answer(run.session.begin(generation)))
+    run.session.append([i % VOCAB for i in range(num_own)])
+    message = run.session.round([], Ask())
+    answer = run.session.receive_verdict(run.edge.answer(message), [])
+    assert len(answer.logprobs) == (num_own + 1 if is_asked else 0)
 
 
 # The router

@@ -7,13 +7,15 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 
 from device_runtime import ort_session
 from device_runtime.onnx_drafter import OnnxDrafter
 from device_runtime.protocol.errors import ConfigError
 from device_runtime.settings import RuntimeSettings
-from tests.tiny_bundle import make_bundle
+from tests.tiny_bundle import TinyShape, make_bundle, write_manifest
 
 ROOT = Path(__file__).parents[2]
 
@@ -83,3 +85,35 @@ def test_a_session_leaves_the_arithmetic_of_its_thread_alone(tmp_path: Path) -> 
 def test_settings_out_of_range_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match=f"{next(iter(wrong))} is {next(iter(wrong.values()))}"):
         RuntimeSettings(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("version", "window", "warned"),
+    [
+        ("1.23.2", 32, True),
+        ("1.24.0", 32, False),
+        ("1.31.1", 32, False),
+        ("2.0.0", 32, False),
+        ("1.23.2", 64, False),  # no longer than the cache: never reached
+        ("1.23.2", None, False),
+    ],
+)
+def test_a_window_that_this_onnxruntime_sees_wrongly_is_said_in_one_sentence(
+    version: str,
+    window: int | None,
+    warned: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    folder = make_bundle(tmp_path)
+    if window is not None:
+        model = onnx.load(folder / "model.onnx")
+        onnx.helper.set_model_props(model, {ort_session.WINDOW_KEY: str(window)})
+        onnx.save(model, folder / "model.onnx")
+        write_manifest(folder, "fused", TinyShape())
+    monkeypatch.setattr(onnxruntime, "__version__", version)
+    OnnxDrafter.open(folder, RuntimeSettings(num_threads=1)).append(np.arange(3))
+    assert len(caplog.messages) == warned
+    for message in caplog.messages:
+        assert message.startswith("onnxruntime 1.23.2 lets this model's window of 32 positions")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,9 +15,9 @@ import pytest
 from numpy.typing import NDArray
 
 from device_runtime import cached_graph, ort_session
-from device_runtime.bundle import Bundle
+from device_runtime.bundle import MANIFEST_FILE, Bundle, load_manifest
 from device_runtime.cached_graph import open_graph
-from device_runtime.protocol.manifest import FILE_NAME, Manifest
+from device_runtime.protocol.manifest import Manifest
 from device_runtime.providers import CPU, CUDA, TENSORRT, choose_providers
 from device_runtime.settings import RuntimeSettings
 from tests.tiny_bundle import make_bundle
@@ -28,13 +29,17 @@ WISH = RuntimeSettings(num_threads=1, prefill_chunk=8, providers=(TENSORRT, CUDA
 
 def manifest(folder: Path, graph: str, **changes: object) -> Manifest:
     """A bundle's manifest with other values, also on disk."""
-    path = make_bundle(folder, graph) / FILE_NAME
+    path = make_bundle(folder, graph) / MANIFEST_FILE
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-    return Manifest.load(folder)
+    return load_manifest(folder)
 
 
 def names(available: list[str], of: Manifest, settings: RuntimeSettings = WISH) -> list[str]:
-    return [name for name, _ in choose_providers(available, of, settings, MAX_LEN)]
+    return [name for name, _ in choose_providers(available, of, settings, MAX_LEN)[0]]
+
+
+def passed_over(available: list[str], of: Manifest, settings: RuntimeSettings = WISH) -> list[str]:
+    return choose_providers(available, of, settings, MAX_LEN)[1]
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +48,7 @@ def _caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_fused_graph_goes_to_cuda_in_half_precision_only(tmp_path: Path) -> None:
-    half = manifest(tmp_path / "half", "fused", cache_dtype="float16")
+    half = manifest(tmp_path / "half", "fused", cache_dtype="float16", weights="fp16")
     assert names(ALL, half) == [CUDA, CPU]
     assert names(ALL, manifest(tmp_path / "single", "fused")) == [CPU]
     assert names([CPU], half) == [CPU]
@@ -57,14 +62,62 @@ def test_a_plain_graph_goes_to_tensorrt_only_if_that_is_wished(tmp_path: Path) -
     assert names([CUDA, CPU], plain) == [CUDA, CPU]
 
 
+@pytest.mark.parametrize(
+    ("weights", "expected"),
+    [("int4", [CUDA, CPU]), ("int8", [CUDA, CPU]), ("int8-dynamic", [CPU])],
+)
+def test_quantised_products_go_where_there_are_kernels_for_them(
+    weights: str, expected: list[str], tmp_path: Path
+) -> None:
+    quantised = manifest(tmp_path, "optimum", weights=weights)
+    assert names(ALL, quantised) == expected
+    assert any(f"no products of {weights} weights" in text for text in passed_over(ALL, quantised))
+
+
+@pytest.mark.parametrize(
+    ("graph", "changes", "available", "wish", "expected"),
+    [
+        ("fused", {}, ALL, (CUDA, CPU), f"{CUDA} .*float16, and the fp32 .*--weights fp16"),
+        ("fused", {}, [CPU], (CUDA, CPU), f"{CUDA} .*{CPU} only; install onnxruntime-gpu"),
+        ("fused", {}, ALL, (TENSORRT,), f"{TENSORRT} .*no GroupQueryAttention; .*--graph optimum"),
+        ("optimum", {"weights": "int4"}, ALL, (TENSORRT, CUDA), f"{TENSORRT} .*--weights fp32"),
+        ("optimum", {}, ALL, ("XnnpackExecutionProvider",), "Xnnpack.*drives the CPU, CUDA and"),
+        ("fused", {}, ALL, (), f"{CUDA} .*export the model with --weights fp16"),
+    ],
+)
+def test_a_provider_that_is_passed_over_gets_one_sentence(
+    graph: str, changes: dict[str, str], available: list[str], wish: tuple[str, ...], expected: str,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    of = manifest(tmp_path, graph, **changes)
+    (sentence,) = passed_over(available, of, RuntimeSettings(providers=wish))
+    assert re.match(expected, sentence), sentence
+    assert sentence.endswith(".") and sentence.count(". ") == 0
+
+
+@pytest.mark.parametrize(
+    ("graph", "available", "wish"),
+    [
+        ("fused", [CPU], ()),  # nobody asked for a GPU
+        ("fused", ALL, (CPU,)),
+        ("optimum", ALL, (TENSORRT, CUDA, CPU)),
+    ],
+)
+def test_there_is_no_word_where_the_wish_is_granted(
+    graph: str, available: list[str], wish: tuple[str, ...], tmp_path: Path
+) -> None:
+    of = manifest(tmp_path, graph)
+    assert passed_over(available, of, RuntimeSettings(providers=wish)) == []
+
+
 def test_cuda_takes_no_more_memory_than_it_needs(tmp_path: Path) -> None:
-    options = dict(choose_providers(ALL, manifest(tmp_path, "optimum"), WISH, MAX_LEN))
+    options = dict(choose_providers(ALL, manifest(tmp_path, "optimum"), WISH, MAX_LEN)[0])
     assert options[CUDA] == {"device_id": "0", "arena_extend_strategy": "kSameAsRequested"}
 
 
 def test_tensorrt_builds_one_half_precision_engine_for_all_lengths(tmp_path: Path) -> None:
     plain = manifest(tmp_path / "bundle", "optimum")
-    options = dict(choose_providers(ALL, plain, WISH, MAX_LEN))[TENSORRT]
+    options = dict(choose_providers(ALL, plain, WISH, MAX_LEN)[0])[TENSORRT]
     assert options["trt_fp16_enable"] == "True"
     folder = Path(options["trt_engine_cache_path"])
     assert folder.is_dir() and folder.stat().st_mode & 0o077 == 0
@@ -78,39 +131,62 @@ def test_tensorrt_builds_one_half_precision_engine_for_all_lengths(tmp_path: Pat
     assert f"past_key_values.1.value:1x2x{MAX_LEN}x16" in high
 
 
+class Value:
+    """An OrtValue on the GPU, with an address of its own."""
+
+    def __init__(self, array: NDArray[Any], address: int) -> None:
+        self.array, self.address = array.copy(), address
+
+    def data_ptr(self) -> int:
+        return self.address
+
+    def numpy(self) -> NDArray[Any]:
+        return self.array.copy()
+
+    def update_inplace(self, array: NDArray[Any]) -> None:
+        assert (array.shape, array.dtype) == (self.array.shape, self.array.dtype)
+        self.array[:] = array
+
+
 class Gpu:
     """onnxruntime as a GPU build would look to the runtime; it keeps what it is given."""
 
     def __init__(self, folder: Path) -> None:
-        self.manifest = Manifest.load(folder)
+        self.manifest = load_manifest(folder)
         self.bound: dict[str, list[tuple[str, int, NDArray[Any] | None]]] = {}
         self.log: list[str] = []
-        self.values: list[NDArray[Any]] = []
+        self.values: list[Value] = []
         self.providers: list[tuple[str, dict[str, str]]] = []
+        self.broken: tuple[str, ...] = ()
         self.SessionOptions = onnxruntime.SessionOptions
         self.OrtValue = SimpleNamespace(ortvalue_from_numpy=self.value)
-        self.__version__ = "0"
+        self.__version__ = "1.31.1"
 
     def get_available_providers(self) -> list[str]:
         return ALL
 
     def InferenceSession(self, path: str, options: object, providers: Any) -> Gpu:
-        self.providers = providers
+        self.providers = [entry for entry in providers if entry[0] not in self.broken]
         return self
 
-    def value(self, array: NDArray[Any], device: str, device_id: int) -> Any:
+    def get_modelmeta(self) -> Any:
+        return SimpleNamespace(custom_metadata_map={})
+
+    def value(self, array: NDArray[Any], device: str, device_id: int) -> Value:
         assert (device, device_id) == ("cuda", 0)
-        self.values.append(array.copy())
-        number = len(self.values)
-        return SimpleNamespace(data_ptr=lambda: number)
+        self.values.append(Value(array, 1000 + len(self.values)))
+        return self.values[-1]
 
     def get_providers(self) -> list[str]:
         return [name for name, _ in self.providers]
 
     def get_inputs(self) -> list[Any]:
-        layers = range(self.manifest.num_layers)
+        manifest = self.manifest
+        layers = range(manifest.num_layers)
         cache = [f"past_key_values.{i}.{part}" for i in layers for part in ("key", "value")]
-        return [SimpleNamespace(name=name) for name in ("input_ids", "attention_mask", *cache)]
+        positions = [manifest.position_ids_name] if manifest.position_ids_name else []
+        names = ("input_ids", "attention_mask", *positions, *cache)
+        return [SimpleNamespace(name=name) for name in names]
 
     def get_outputs(self) -> list[Any]:
         layers = range(self.manifest.num_layers)
@@ -143,18 +219,22 @@ class Gpu:
         self.log.append("synchronize")
 
 
-@pytest.fixture
-def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gpu:
-    manifest(tmp_path, "fused", cache_dtype="float16", logits_dtype="float16")
-    fake = Gpu(tmp_path)
+def gpu_build(folder: Path, monkeypatch: pytest.MonkeyPatch, graph: str, **changes: object) -> Gpu:
+    manifest(folder, graph, **changes)
+    fake = Gpu(folder)
     monkeypatch.setattr(ort_session, "ort", fake)
     return fake
 
 
+HALF = {"cache_dtype": "float16", "weights": "fp16"}
+ONE_THREAD = RuntimeSettings(num_threads=1)
+
+
 def test_on_a_gpu_the_cache_stays_there_and_inputs_are_bound_when_they_are_written(
-    gpu: Gpu, tmp_path: Path
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    graph = open_graph(Bundle.open(tmp_path), RuntimeSettings(num_threads=1), MAX_LEN)
+    gpu = gpu_build(tmp_path, monkeypatch, "fused", **HALF)
+    graph = open_graph(Bundle.open(tmp_path), ONE_THREAD, MAX_LEN)
     assert gpu.get_providers() == [CUDA, CPU]
     for num_past, token_ids in ((0, [5, 6, 7]), (3, [8]), (4, [9])):
         row = graph.run(np.array(token_ids), num_past)
@@ -165,17 +245,66 @@ def test_on_a_gpu_the_cache_stays_there_and_inputs_are_bound_when_they_are_writt
         assert mask is not None and mask.shape == (1, num_past + len(token_ids))
     assert gpu.log == ["run", "synchronize"] * 3
     assert gpu.bound["logits"][-1][0] == "cpu"
-    number = 0
+    values = iter(gpu.values)
     for layer in range(gpu.manifest.num_layers):
         for part in ("key", "value"):
-            number += 1
-            both = (
-                gpu.bound[f"past_key_values.{layer}.{part}"],
-                gpu.bound[f"present.{layer}.{part}"],
-            )
-            assert [bound[:2] for bound in (*both[0], *both[1])] == [("cuda", number)] * 2
-    assert {value.shape for value in gpu.values} == {(1, 2, MAX_LEN, 16)}
-    assert {value.dtype for value in gpu.values} == {np.dtype(np.float16)}
+            past = gpu.bound[f"past_key_values.{layer}.{part}"]
+            present = gpu.bound[f"present.{layer}.{part}"]
+            address = next(values).address
+            assert [bound[:2] for bound in (*past, *present)] == [("cuda", address)] * 2
+    assert {value.array.shape for value in gpu.values} == {(1, 2, MAX_LEN, 16)}
+    assert {value.array.dtype for value in gpu.values} == {np.dtype(np.float16)}
+
+
+def test_without_a_gpu_in_force_the_cache_stays_in_main_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """onnxruntime lists CUDA and cannot start it, as where cuDNN is missing."""
+    gpu = gpu_build(tmp_path, monkeypatch, "fused", **HALF)
+    gpu.broken = (CUDA,)
+    graph = open_graph(Bundle.open(tmp_path), ONE_THREAD, MAX_LEN)
+    graph.run(np.array([5]), 0)
+    assert gpu.values == []
+    assert {bound[0] for calls in gpu.bound.values() for bound in calls} == {"cpu"}
+    absent, slow = caplog.messages
+    assert absent == f"{CUDA} is passed over: onnxruntime could not start it."
+    assert slow.startswith("A bundle of float16 runs on the CPU, ")
+    assert slow.endswith("; export the model with --weights int4 for this machine.")
+
+
+def test_a_cache_that_grows_takes_turns_on_the_gpu_and_loses_its_gaps_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = gpu_build(tmp_path, monkeypatch, "optimum")
+    graph = open_graph(Bundle.open(tmp_path), ONE_THREAD, MAX_LEN)
+    assert gpu.get_providers() == [CUDA, CPU]
+    graph.run(np.arange(4), 0)
+    device, written, _ = gpu.bound["present.0.key"][-1]
+    assert device == "cuda"
+    graph.run(np.arange(1), 4)
+    assert gpu.bound["past_key_values.0.key"][-1][:2] == ("cuda", written)
+    assert gpu.bound["present.0.key"][-1][1] != written
+    held = next(v for v in gpu.values if v.address == gpu.bound["present.0.key"][-1][1])
+    heads = np.arange(2 * 5 * 16, dtype=np.float32).reshape(2, 5, 16)
+    held.array[: heads.size] = heads.reshape(-1)
+    graph.run(np.arange(1), 3)  # two of the five are taken back
+    device, address, _ = gpu.bound["past_key_values.0.key"][-1]
+    kept = next(v for v in gpu.values if v.address == address)
+    assert device == "cuda"
+    np.testing.assert_array_equal(kept.array[: 2 * 3 * 16].reshape(2, 3, 16), heads[:, :3])
+
+
+def test_a_wished_gpu_that_is_not_there_is_said_once_and_the_cpu_drafts(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bundle = Bundle.open(make_bundle(tmp_path))
+    open_graph(bundle, ONE_THREAD, MAX_LEN).run(np.arange(3), 0)
+    assert caplog.messages == []
+    wish = RuntimeSettings(num_threads=1, providers=(CUDA, CPU))
+    if CUDA not in onnxruntime.get_available_providers():
+        open_graph(bundle, wish, MAX_LEN).run(np.arange(3), 0)
+        (sentence,) = caplog.messages
+        assert sentence.startswith(f"{CUDA} is passed over: this onnxruntime has")
 
 
 def test_on_a_cpu_ids_are_bound_once_for_drafted_tokens(

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import io
 import json
 import os
 import re
+from collections.abc import AsyncIterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +22,8 @@ from device_runtime.protocol.errors import TandemError
 from device_runtime.run_report import auto_note
 from device_runtime.scheme_choice import Choice
 from device_runtime.settings import RuntimeSettings
+from device_runtime.transcript import Piece
+from device_runtime.turn import Origin
 from device_runtime.writing_options import add_sampling_arguments, config_from, sampling_from
 from hw_profiles import load
 from tests.tiny_bundle import make_bundle
@@ -123,6 +129,12 @@ def test_else_a_missing_edge_is_an_error(on_loss: str, bundle: Path) -> None:
         ([*NOWHERE, "--ca-file", __file__], "gives no certificates"),
         ([*NOWHERE, "--prompt-file", "/none"], "choose one"),
         ([*NOWHERE, "--logprobs"], "without --json"),
+        ([*NOWHERE, "--logprobs", "--json", "--edge-only"], "streams without any; --gamma 0"),
+        (["--logprobs", "--json", "--device-only"], "--device-only asks none"),
+        (
+            [*NOWHERE, "--logprobs", "--json", "--scheme", "router", "--lossy"],
+            "router lets one model write without any",
+        ),
         ([*NOWHERE, "--edge-patience", -3], "--edge-patience is -3"),
         ([*NOWHERE, "--edge-patience", "nan"], "--edge-patience is nan"),
         ([*NOWHERE, "--on-edge-loss", "fail", "--edge-patience", 3], "fail waits for nothing"),
@@ -229,3 +241,24 @@ def test_the_note_on_auto_gives_every_figure() -> None:
         "assumed, not yet measured: a rate"
     )
     assert auto_note(Choice("coupled", "a seed")) == "auto: coupled, a seed"
+
+
+@pytest.mark.parametrize(
+    ("texts", "is_whole", "shown"),
+    [([], False, ""), (["ab", "c"], False, "abc\n"), (["ab"], True, "ab\n"), ([], True, "\n")],
+)
+def test_a_line_is_closed_if_it_was_begun_or_the_answer_is_whole(
+    texts: list[str], is_whole: bool, shown: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A refusal before the first word leaves standard output empty."""
+
+    async def pieces(_: object) -> AsyncIterator[Piece]:
+        for text in texts:
+            yield Piece(text, Origin.ACCEPTED)
+        if not is_whole:
+            raise TandemError("the edge is gone")
+
+    answer: Any = SimpleNamespace(pieces=pieces, config=SimpleNamespace(mode="split"))
+    with nullcontext() if is_whole else pytest.raises(TandemError):
+        asyncio.run(run_cli._show(answer, None, stream=True))
+    assert capsys.readouterr().out == shown

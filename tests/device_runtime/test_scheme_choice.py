@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from benchmarks.analytic import DssdLink
 from benchmarks.analytic import tokens_per_round as papers_tokens_per_round
 from device_runtime.scheme_choice import (
-    MORE_UP_BYTES,
     Candidate,
     Path,
     choose,
@@ -89,7 +88,9 @@ def exact_s_per_token(candidate: Candidate, link: Path, gamma: int) -> Fraction:
     )
     reject_s = Fraction(link.down_s_per_byte) * Fraction(candidate.rejected_bytes)
     more_s = (
-        Fraction(link.round_trip_s) + Fraction(link.up_s_per_byte) * MORE_UP_BYTES + reject_s
+        Fraction(link.round_trip_s)
+        + Fraction(link.up_s_per_byte) * Fraction(candidate.more_up_bytes)
+        + reject_s
     ) * Fraction(candidate.more_share)
     for standing in range(gamma + 1):
         if standing == gamma:
@@ -109,7 +110,7 @@ times = st.floats(0.0, 10.0, allow_subnormal=False)
 rates = st.floats(0.0, 0.1, allow_subnormal=False)
 paths = st.builds(Path, times, times.map(lambda s: s + 1e-4), rates, rates)
 gammas = st.integers(0, 16)
-candidates = st.builds(Candidate, st.just(""), shares, times, sizes, sizes, sizes, shares)
+candidates = st.builds(Candidate, st.just(""), shares, times, sizes, sizes, sizes, shares, sizes)
 several = st.lists(candidates, min_size=1, max_size=5).map(
     lambda cs: [replace(c, scheme=str(i)) for i, c in enumerate(cs)]
 )

@@ -21,6 +21,9 @@ def test_every_profile_gives_settings(name: str, monkeypatch: pytest.MonkeyPatch
     assert settings.allow_spinning is runtime.allow_spinning.value
     if runtime.memory_arena is not None:
         assert settings.memory_arena is runtime.memory_arena.value
+    chunk = runtime.num_prefill_tokens
+    assert settings.prefill_chunk == (chunk.value if chunk else RuntimeSettings().prefill_chunk)
+    assert settings.providers == runtime.providers.value
 
 
 def test_profiles_differ_where_boards_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,6 +32,7 @@ def test_profiles_differ_where_boards_do(monkeypatch: pytest.MonkeyPatch) -> Non
     large = RuntimeSettings.for_profile("jetson-agx-orin")
     assert small.max_tokens < large.max_tokens
     assert small.num_threads < large.num_threads
+    assert small.prefill_chunk == 16 < large.prefill_chunk == 64
     assert not small.memory_arena
     assert large.memory_arena
 

@@ -13,17 +13,25 @@ from device_runtime.protocol.law import ArrayLaw
 from device_runtime.protocol.randomness import device_coins
 from device_runtime.protocol.sampling import Sampling, to_law
 from device_runtime.protocol.schemes import SCHEMES, scheme_named
-from device_runtime.protocol.schemes.base import Place
+from device_runtime.protocol.schemes.base import Ask, Place
 from device_runtime.protocol.schemes.coupled import coupled_token
 from device_runtime.turn import Committed, Counts, Origin, Turn
-from tests.table_model import Table, TableDrafter, TableEdge, open_session, random_table
+from tests.table_model import (
+    Table,
+    TableDrafter,
+    TableEdge,
+    open_session,
+    random_table,
+    wandering_table,
+)
 
 VOCAB = 12
-LLM = random_table(VOCAB, seed=1)
+LLM = wandering_table(VOCAB, seed=1)
 SLM = (LLM + random_table(VOCAB, seed=2, spread=1.0)).astype(np.float32)
 PROMPT = [3, 1, 4]
 PLAIN = Sampling()
 GREEDY = Sampling(temperature=0.0)
+LOSSLESS = [name for name, scheme in SCHEMES.items() if scheme.lossless]
 
 
 def generate(
@@ -65,6 +73,7 @@ def start(llm: Table = LLM, slm: Table = SLM) -> tuple[TableEdge, DeviceSession,
 
 
 def greedy_text(num_tokens: int) -> list[int]:
+    """What the LLM alone writes; every one of its first VOCAB tokens is another."""
     text = [PROMPT[-1]]
     for _ in range(num_tokens):
         text.append(int(np.argmax(LLM[text[-1]])))
@@ -116,15 +125,43 @@ def test_one_draw_at_a_time_ends_in_the_whole_row() -> None:
     assert len(committed) >= 300
 
 
-@pytest.mark.parametrize("where", range(6))
-def test_an_end_token_stops_the_block_wherever_it_stands(where: int) -> None:
-    text = greedy_text(20)
-    end = text[where]
-    stop = text.index(end)
-    edge, session, drafter = start(slm=LLM)
-    generation = begin("dssd-thinned", GREEDY, end_ids=(end,))
-    committed, _ = generate(edge, session, drafter, generation, 4, 20)
-    assert [c.token_id for c in committed] == text[: stop + 1]
+@pytest.mark.parametrize("slm", [LLM, SLM], ids=["same", "other"])
+@pytest.mark.parametrize("gamma", [1, 4, 8])
+@pytest.mark.parametrize("scheme", LOSSLESS)
+def test_an_end_token_stops_the_text_wherever_it_stands(
+    scheme: str, gamma: int, slm: Table
+) -> None:
+    """With an SLM like the LLM, at every place of a block and as its bonus; else corrected, too."""
+    for where in range(VOCAB - 1):
+        text = greedy_text(VOCAB)
+        end = text[where]
+        assert text.index(end) == where
+        edge, session, drafter = start(slm=slm)
+        generation = begin(scheme, GREEDY, end_ids=(end,))
+        committed, _ = generate(edge, session, drafter, generation, gamma, VOCAB)
+        assert [c.token_id for c in committed] == text[: where + 1]
+        ids = list(session.tokens.ids)
+        assert list(drafter.tokens) == ids[: drafter.num_tokens]
+        # A corrected token goes up with the message that comes next.
+        is_corrected = committed[-1].origin is Origin.CORRECTED
+        assert list(edge.session.tokens.ids) == ids[: len(ids) - is_corrected]
+
+
+@pytest.mark.parametrize("scheme", LOSSLESS)
+@pytest.mark.parametrize("where", range(5))
+def test_drafts_behind_an_end_token_are_not_judged(scheme: str, where: int) -> None:
+    """This device sends none; another program may."""
+    text = greedy_text(6)
+    edge, session, _ = start()
+    generation = begin(scheme, GREEDY, end_ids=(text[where],))
+    session.receive_begun(edge.answer(session.begin(generation)))
+    block = [
+        generation.scheme.draft(ArrayLaw.one_hot(id_), Place(77, len(PROMPT) + i), device_coins(5))
+        for i, id_ in enumerate(text)
+    ]
+    answer = session.receive_verdict(edge.answer(session.round(block, Ask(4))), block)
+    assert (answer.num_accepted, answer.next_token, answer.rejection) == (where + 1, None, None)
+    assert list(session.tokens.ids) == [*PROMPT, *text[: where + 1]]
     assert list(edge.session.tokens.ids) == list(session.tokens.ids)
 
 

@@ -3,11 +3,12 @@
 Every message starts with the protocol version and its kind, one byte each. Fields follow in the
 order in which they stand in its class. What a scheme adds (evidence, rejection) is opaque at this
 level: only a session knows which scheme is in force.
+
+Zeros may follow every message of a generation: padding, so that sizes tell nothing. They are no part
+of the content; those behind a round lie in its block, which may end with zeros of its own.
 """
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 from device_runtime.protocol.errors import ErrorCode, LocalError, RemoteError
 from device_runtime.protocol.messages.fields import MAX_GAMMA, MAX_MESSAGE_BYTES, Kind
@@ -19,7 +20,7 @@ from device_runtime.protocol.wire import Reader, Writer, malformed
 __all__ = [
     "MAX_GAMMA", "MAX_MESSAGE_BYTES", "PROTOCOL_VERSION", "Begin", "Begun", "Cancel", "Close",
     "Ending", "Flags", "Hello", "Kind", "Message", "More", "Refusal", "Round", "Stream", "Tokens",
-    "Verdict", "Welcome", "decode", "encode", "pad_verdict", "refusal_code",
+    "Verdict", "Welcome", "decode", "encode", "refusal_code",
 ]  # fmt: skip
 
 PROTOCOL_VERSION = 1
@@ -37,8 +38,13 @@ _CLASSES: dict[int, type[Message]] = {
 }  # fmt: skip
 
 
-def encode(message: Message) -> bytes:
-    """The bytes of a message."""
+_PADDED = {
+    cls.kind for cls in (Begin, Begun, Round, Verdict, More, Stream, Tokens, Cancel)
+}  # fmt: skip
+
+
+def encode(message: Message, pad_to_bytes: int = 0) -> bytes:
+    """The bytes of a message, and zeros up to a multiple of pad_to_bytes; 0 adds none."""
     out = Writer()
     out.u8(PROTOCOL_VERSION)
     out.u8(message.kind)
@@ -46,7 +52,10 @@ def encode(message: Message) -> bytes:
     data = out.getvalue()
     if len(data) > MAX_MESSAGE_BYTES:
         raise LocalError(ErrorCode.TOO_LARGE, f"{len(data)} bytes, at most {MAX_MESSAGE_BYTES}")
-    return data
+    if not pad_to_bytes:
+        return data
+    size = -(-len(data) // pad_to_bytes) * pad_to_bytes
+    return data.ljust(min(size, MAX_MESSAGE_BYTES), b"\0")
 
 
 def decode(data: bytes) -> Message:
@@ -63,7 +72,7 @@ def decode(data: bytes) -> Message:
     if kind not in _CLASSES:
         raise malformed(f"there is no message kind {kind}")
     message = _CLASSES[kind].read(reader)
-    reader.finish()
+    reader.finish(padded=kind in _PADDED)
     return message
 
 
@@ -73,8 +82,3 @@ def refusal_code(data: bytes) -> ErrorCode | None:
         return None
     message = decode(data)
     return message.code if isinstance(message, Refusal) else None
-
-
-def pad_verdict(verdict: Verdict, multiple: int) -> Verdict:
-    """The verdict with padding up to a multiple of `multiple` bytes; as it is where that is 0."""
-    return replace(verdict, padding=-len(encode(verdict)) % multiple) if multiple else verdict

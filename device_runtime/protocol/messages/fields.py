@@ -69,6 +69,17 @@ def read_sampling(data: Reader) -> Sampling:
         raise RemoteError(ErrorCode.UNSUPPORTED_PARAMETER, str(error)) from None
 
 
+def write_no_flags(out: Writer) -> None:
+    """Room for extension flags of a message that has none yet."""
+    out.u8(0)
+
+
+def read_no_flags(data: Reader) -> None:
+    """An extension that this side does not know must not be passed over."""
+    if value := data.u8():
+        raise RemoteError(ErrorCode.UNSUPPORTED_PARAMETER, f"extension flags {value:#x}")
+
+
 def read_boolean(data: Reader) -> bool:
     """0 or 1."""
     value = data.u8()

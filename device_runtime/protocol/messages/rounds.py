@@ -16,7 +16,7 @@ from device_runtime.protocol.messages.fields import (
     read_boolean,
     to_member,
 )  # fmt: skip
-from device_runtime.protocol.wire import Reader, Writer, malformed
+from device_runtime.protocol.wire import Reader, Writer
 
 
 class Flags(IntFlag):
@@ -101,9 +101,8 @@ class Verdict:
     body: bytes
     """A token id as a varint, the scheme's rejection, or nothing."""
     logprobs: tuple[float, ...] = ()
-    """Natural logs of p of the appended, accepted and next tokens, where they were asked for."""
-    padding: int = 0
-    """Zero bytes that follow; not part of the content."""
+    """Of the appended, accepted and next tokens, where they were asked for: natural logs of the
+    LLM's own probabilities, at temperature 1 with nothing cut or penalised."""
 
     def write(self, out: Writer) -> None:
         out.varint(self.epoch)
@@ -114,7 +113,6 @@ class Verdict:
         for value in self.logprobs:
             out.f32(value)
         out.block(self.body)
-        out.rest(bytes(self.padding))
 
     @classmethod
     def read(cls, data: Reader) -> Verdict:
@@ -123,7 +121,7 @@ class Verdict:
         ending = to_member(Ending, data.u8())
         logprobs = tuple(data.f32() for _ in range(data.varint(MAX_TOKENS)))
         body = data.block(MAX_MESSAGE_BYTES)
-        return cls(epoch, round_number, num_accepted, ending, body, logprobs, _padding(data))
+        return cls(epoch, round_number, num_accepted, ending, body, logprobs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,10 +164,3 @@ def _flags(data: Reader) -> Flags:
     if value & ~int(SUPPORTED_FLAGS):
         raise RemoteError(ErrorCode.UNSUPPORTED_PARAMETER, f"extension flags {value:#x}")
     return Flags(value)
-
-
-def _padding(data: Reader) -> int:
-    rest = data.rest()
-    if any(rest):
-        raise malformed("padding holds other than zeros")
-    return len(rest)

@@ -14,8 +14,10 @@ from device_runtime.protocol.messages.fields import (
     MAX_TOKENS,
     Kind,
     read_boolean,
+    read_no_flags,
     read_sampling,
     to_member,
+    write_no_flags,
     write_sampling,
 )  # fmt: skip
 from device_runtime.protocol.sampling import Sampling
@@ -105,9 +107,10 @@ class Begin:
     epoch: int = 0
     round_number: int = 0
     pad_to_bytes: int = 0
-    """Verdicts are padded to a multiple of this size; 0 pads nothing."""
+    """Messages are padded to a multiple of this size from this one on; 0 pads nothing."""
 
     def write(self, out: Writer) -> None:
+        write_no_flags(out)
         out.varint(self.base)
         out.u32(self.prefix_hash)
         out.varints(self.appended)
@@ -122,6 +125,7 @@ class Begin:
 
     @classmethod
     def read(cls, data: Reader) -> Begin:
+        read_no_flags(data)
         return cls(
             base=data.varint(MAX_TOKENS),
             prefix_hash=data.u32(),

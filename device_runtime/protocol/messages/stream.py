@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from device_runtime.protocol.messages.fields import MAX_TOKEN_ID, MAX_TOKENS, Kind, read_boolean
+from device_runtime.protocol.messages.fields import (
+    MAX_TOKEN_ID,
+    MAX_TOKENS,
+    Kind,
+    read_boolean,
+    read_no_flags,
+    write_no_flags,
+)  # fmt: skip
 from device_runtime.protocol.wire import Reader, Writer
 
 
@@ -17,10 +24,12 @@ class Stream:
     max_tokens: int
 
     def write(self, out: Writer) -> None:
+        write_no_flags(out)
         out.varint(self.max_tokens)
 
     @classmethod
     def read(cls, data: Reader) -> Stream:
+        read_no_flags(data)
         return cls(data.varint(MAX_TOKENS))
 
 
@@ -33,11 +42,13 @@ class Tokens:
     last: bool
 
     def write(self, out: Writer) -> None:
+        write_no_flags(out)
         out.varints(self.ids)
         out.u8(self.last)
 
     @classmethod
     def read(cls, data: Reader) -> Tokens:
+        read_no_flags(data)
         return cls(data.varints(MAX_TOKENS, MAX_TOKEN_ID), read_boolean(data))
 
 

@@ -63,7 +63,7 @@ class Scheme(Protocol):
     code: int
     """What stands for the scheme on the wire."""
     lossless: bool
-    """Whether the text follows p exactly."""
+    """Whether the text follows p exactly; with `dssd`, up to the roundings it states."""
 
     def max_gamma(self, vocab: Vocabulary) -> int:
         """Longest block that an edge takes: its evidence must fit a message and be read quickly."""

@@ -2,9 +2,10 @@
 
 Up, per token: id + q(x) as a 32-bit float. Down, on a rejection: the whole row p as floats of 16 or
 32 bits, from which the device draws norm(max(0, p − q)). The test is the right way up: u·q < p (the
-paper prints q/p). Law: exact up to the rounding of the row and of q(x): with p̂ the row as sent,
-the emitted law differs from p by at most the total variation of the two residuals times the chance
-of rejection; docs/schemes.md gives the figures.
+paper prints q/p). Law: exact up to two roundings, of the row and of q(x). With p̂ the row and q̂(x) the
+probability as sent, x stands with chance q(x)·min(1, p(x)/q̂(x)), off by at most 2^-24 of p(x), and the
+replacement follows (p̂ − q)₊ for (p − q)₊. `lossless` here means: exact up to these, which
+docs/schemes.md states and measures; nothing is truncated and no draft is kept unjudged.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ class Dssd:
         raw = data.rest()
         if len(raw) != vocab.num_ids * self._dtype.itemsize:
             raise malformed(f"a row has {len(raw)} bytes for {vocab.num_ids} probabilities")
-        row = np.frombuffer(raw, self._dtype).astype(np.float64)
+        row = np.frombuffer(raw, self._dtype)
         if not (np.isfinite(row).all() and (row >= 0).all() and row.any()):
             raise malformed("a row is no probability distribution")
-        return row
+        return row.astype(np.float64)

@@ -6,7 +6,8 @@ of the mass of p: acceptance falls by at most that, for every q. Down, on a reje
 and multiples, and y* ~ (p − p̃)/M2, where M2 = 1 − Σ p̃. The device takes y* with chance
 M2/(M1 + M2), M1 = Σ (p̃ − q)₊, else draws from (p̃ − q)₊. The two parts sum to p − min(q, p̃), which
 is what the index test left. p̃ may be any law on the grid that p alone decides: so the step may
-differ from row to row, and the device need not know it when it drafts.
+differ from row to row, and the device need not know it when it drafts. Where p is all on one id, that
+id alone is sent: it is what replaces any rejected draft.
 
 Steps are powers of two, so dividing and multiplying by them is exact and equal on every machine.
 """
@@ -69,9 +70,18 @@ class PackedRow:
     leftover_id: int
 
     @classmethod
+    def one_hot(cls, token_id: int, grid: Grid) -> PackedRow:
+        """All mass on one id, and no draw that would ever be taken."""
+        rounding = Rounding(grid, 0)
+        ids, numbers = np.array([token_id], np.int64), np.array([rounding.max_number], np.int64)
+        return cls(ids, numbers, rounding.exponent, token_id)
+
+    @classmethod
     def of(cls, p: Law, rounding: Rounding, streams: Streams) -> PackedRow:
         """Edge: round p down and draw from the rest with its own coin."""
         ids = p.support()
+        if len(ids) == 1:
+            return cls.one_hot(int(ids[0]), rounding.grid)
         probs = p.prob(ids)
         numbers = rounding.number(probs)
         leftover = probs - rounding.level(numbers)
@@ -92,14 +102,26 @@ class PackedRow:
             return self.leftover_id
         return int(coins.draw(ArrayLaw(self.ids, above_q), 1)[0])
 
-    def write(self, out: Writer) -> None:
-        out.varint(self.leftover_id)
+    def write(self, out: Writer, grid: Grid) -> None:
+        """The lowest bit of the first number tells whether anything follows it."""
+        if self.is_one_hot(grid):
+            out.varint(int(self.ids[0]) << 1 | 1)
+            return
+        out.varint(self.leftover_id << 1)
         out.u8(self.exponent)
         write_row(out, self.ids, self.numbers)
 
+    def is_one_hot(self, grid: Grid) -> bool:
+        """Whether p̃ is all on one id; its probability is 1 even after rounding down."""
+        max_number = Rounding(grid, self.exponent).max_number
+        return len(self.ids) == 1 and int(self.numbers[0]) == max_number
+
     @classmethod
     def read(cls, data: Reader, grid: Grid, vocab: Vocabulary) -> PackedRow:
-        leftover_id = data.varint(vocab.num_ids - 1)
+        first = data.varint((vocab.num_ids - 1) << 1 | 1)
+        leftover_id = first >> 1
+        if first & 1:
+            return cls.one_hot(leftover_id, grid)
         exponent = data.u8()
         if exponent > grid.num_octaves:
             raise malformed(f"a row has steps of 2^-{exponent}, below the grid")
@@ -159,7 +181,7 @@ class DssdPacked(IndexTest):
         return row.settle(q, self.grid, coins)
 
     def write_rejection(self, out: Writer, rejection: Any, vocab: Vocabulary) -> None:
-        rejection.write(out)
+        rejection.write(out, self.grid)
 
     def read_rejection(self, data: Reader, vocab: Vocabulary) -> Any:
         return PackedRow.read(data, self.grid, vocab)

@@ -86,7 +86,7 @@ class DssdThinned(IndexTest):
     def write_rejection(self, out: Writer, rejection: Any, vocab: Vocabulary) -> None:
         if isinstance(rejection, PackedRow):
             out.u8(_TAG_ROW)
-            rejection.write(out)
+            rejection.write(out, self.grid)
             return
         out.u8(_TAG_DRAWS)
         out.varint(len(rejection))
@@ -99,6 +99,8 @@ class DssdThinned(IndexTest):
         if tag != _TAG_DRAWS:
             raise malformed("a rejection is neither draws nor a row")
         count = data.varint(MAX_DRAWS)
+        if count == 0:
+            raise malformed("a rejection holds no draw")
         return read_draws(data.rest(), count, self.grid, vocab)
 
 

@@ -7,98 +7,36 @@ sessions write them, in test_exact_sessions.py.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from device_runtime.protocol.grid import GRID, Grid
 from device_runtime.protocol.law import ArrayLaw, Law
 from device_runtime.protocol.randomness import Coins, Streams
-from device_runtime.protocol.sampling import Sampling, to_law
+from device_runtime.protocol.sampling import to_law
 from device_runtime.protocol.schemes import SCHEMES
 from device_runtime.protocol.schemes.base import Ask, Drafted, Place, Scheme
 from device_runtime.protocol.schemes.coupled import coupled_token
-from device_runtime.protocol.schemes.known_draft import KnownDraft
-from device_runtime.protocol.schemes.packed import PACKED_GRID, DssdPacked
-from device_runtime.protocol.schemes.sqs import Lattice
+from device_runtime.protocol.schemes.packed import DssdPacked
 from device_runtime.protocol.schemes.thinned import DssdThinned
-from device_runtime.protocol.schemes.tk_slt import Pairs
-from tests.exact_law import deviation, emitted_law
+from tests.exact_cases import (
+    COARSE,
+    DEGENERATE,
+    EXACT,
+    INEXACT,
+    NUM_PARTS,
+    SAMPLINGS,
+    TOLERANCE,
+    Subject,
+    error_of,
+    laws_of,
+    sampled_cases,
+)
+from tests.exact_law import emitted_law
 
-COARSE = Grid(mantissa_bits=1, num_octaves=2)
-FINER = Grid(mantissa_bits=3, num_octaves=6)
-TOLERANCE = 1e-12
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A scheme under test; with a grid, scaled indices are cut at the levels of p."""
-
-    scheme: Scheme
-    grid: Grid | None = None
-
-
-EXACT = {
-    "greedy-draft": Subject(SCHEMES["greedy-draft"]),
-    "dssd-packed": Subject(SCHEMES["dssd-packed"], PACKED_GRID),
-    "dssd-packed, coarse": Subject(DssdPacked(COARSE), COARSE),
-    "dssd-packed, row coarser than the grid": Subject(DssdPacked(FINER, 0.3), FINER),
-    "dssd-thinned": Subject(SCHEMES["dssd-thinned"], GRID),
-    "dssd-thinned, coarse": Subject(DssdThinned(COARSE), COARSE),
-    "dsd": Subject(SCHEMES["dsd"]),
-    "tk-slt": Subject(SCHEMES["tk-slt"]),
-    "tk-slt, K = 2": Subject(KnownDraft("tk-slt", 11, Pairs(2))),
-    "tk-slt-nucleus": Subject(SCHEMES["tk-slt-nucleus"]),
-    "tk-slt-nucleus, 0.5": Subject(KnownDraft("tk-slt-nucleus", 12, Pairs(4, share=0.5))),
-    "sqs": Subject(SCHEMES["sqs"]),
-    "sqs, K = 2, l = 5": Subject(KnownDraft("sqs", 13, Lattice(5, num_kept=2))),
-    "qsv": Subject(SCHEMES["qsv"]),
-    "qsv, l = 3": Subject(KnownDraft("qsv", 14, Lattice(3))),
-}
-INEXACT = {"dssd", "dssd-fp32", "coupled"}
-
-DEGENERATE: dict[str, tuple[Sequence[float], Sequence[float]]] = {
-    "p is one-hot": ((0, 1, 0), (0.5, 0.3, 0.2)),
-    "q is one-hot": ((0.5, 0.3, 0.2), (0, 0, 1)),
-    "both are the same one-hot": ((0, 1, 0), (0, 1, 0)),
-    "both are one-hot and differ": ((0, 1, 0), (1, 0, 0)),
-    "p = q": ((0.2, 0.3, 0.5), (0.2, 0.3, 0.5)),
-    "p is almost q": ((0.2, 0.3, 0.5), (0.2, 0.3 + 1e-9, 0.5 - 1e-9)),
-    "supports are disjoint": ((0.4, 0.6, 0, 0), (0, 0, 0.7, 0.3)),
-    "q(x) is tiny": ((0.4, 0.6, 0), (1e-12, 0.5, 0.5 - 1e-12)),
-    "q(x) is below the smallest normal": ((0.4, 0.6, 0), (1e-310, 0.5, 0.5)),
-    "all are equal": ((1, 1, 1, 1), (1, 1, 1, 1)),
-    "ties": ((0.25, 0.25, 0.5), (0.4, 0.4, 0.2)),
-    "p(x) is below the grid": ((1e-12, 1e-15, 1), (0.3, 0.3, 0.4)),
-    "p(x) is a level of the grid": ((0.5, 0.25, 0.25), (0.3, 0.3, 0.4)),
-    "there is one id": ((1,), (1,)),
-}
-SAMPLINGS = [
-    replace(penalties, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
-    for temperature, top_k, top_p, min_p, penalties in itertools.product(
-        (0.0, 0.7, 1.0), (0, 2), (1.0, 0.8), (0.0, 0.15),
-        (Sampling(), Sampling(1.0, 0, 1.0, 0.0, 1.3, 0.4, 0.2, ((1, 0.7),))),
-    )
-]  # fmt: skip
 P_LOGITS = np.array([1.0, 0.2, 0.7])
 Q_LOGITS = np.array([0.3, 1.1, -0.8])
-
-
-def error_of(
-    subject: Subject, p: Law, q: Law, num_ids: int, num_draws: int = 1, patience: int = 1
-) -> float:
-    """The largest error of the emitted law."""
-    return deviation(subject.scheme, p, q, num_ids, num_draws, patience, subject.grid)
-
-
-def laws_of(weights: tuple[Sequence[float], Sequence[float]]) -> tuple[ArrayLaw, ArrayLaw, int]:
-    p, q = weights
-    return ArrayLaw.dense(np.array(p, float)), ArrayLaw.dense(np.array(q, float)), len(p)
 
 
 def test_every_lossless_scheme_is_under_test() -> None:
@@ -118,6 +56,18 @@ def test_the_emitted_law_is_p_for_all_sampling_parameters(name: str) -> None:
     for sampling in SAMPLINGS:
         p, q = (to_law(logits, sampling, generated) for logits in (P_LOGITS, Q_LOGITS))
         assert error_of(EXACT[name], p, q, 3) < TOLERANCE, sampling
+
+
+@pytest.mark.parametrize(
+    "part", [0, *(pytest.param(part, marks=pytest.mark.slow) for part in range(1, NUM_PARTS))]
+)
+@pytest.mark.parametrize("name", EXACT)
+def test_the_emitted_law_is_p_for_degenerate_laws_and_all_sampling_parameters(
+    name: str, part: int
+) -> None:
+    patience = 2 if name.startswith("dssd-thinned") else 1
+    for description, p, q, num_ids in sampled_cases(part):
+        assert error_of(EXACT[name], p, q, num_ids, patience=patience) < TOLERANCE, description
 
 
 @pytest.mark.parametrize("name", EXACT)
@@ -156,13 +106,18 @@ pairs_of_laws = (
 )
 
 
+requests = st.sampled_from([(1, 1), (2, 1), (1, 2), (3, 1), (1, 3), (2, 0)])
+"""Draws a request, and requests before the whole row is asked for."""
+
+
 @pytest.mark.parametrize("name", EXACT)
-@given(pair=pairs_of_laws, num_draws=st.integers(1, 2))
+@given(pair=pairs_of_laws, request=requests)
 @settings(max_examples=20, deadline=None, derandomize=True, database=None)
 def test_the_emitted_law_is_p_for_any_laws(
-    name: str, pair: tuple[list[float], list[float]], num_draws: int
+    name: str, pair: tuple[list[float], list[float]], request: tuple[int, int]
 ) -> None:
-    assert error_of(EXACT[name], *laws_of(pair), num_draws=num_draws) < TOLERANCE
+    num_draws, patience = request
+    assert error_of(EXACT[name], *laws_of(pair), num_draws, patience) < TOLERANCE
 
 
 # Schemes with a stated error

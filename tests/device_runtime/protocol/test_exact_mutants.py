@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from device_runtime.protocol.errors import RemoteError
 from device_runtime.protocol.grid import Grid
 from device_runtime.protocol.law import ArrayLaw, Floats, Ids, Law, prob_of
 from device_runtime.protocol.randomness import Coins, Purpose, Streams
-from device_runtime.protocol.schemes.base import Ask, Drafted, Place, Scheme
+from device_runtime.protocol.schemes.base import Ask, Drafted, Place, Scheme, Vocabulary
 from device_runtime.protocol.schemes.dsd import WholeRow
 from device_runtime.protocol.schemes.known_draft import KnownDraft
-from device_runtime.protocol.schemes.packed import DssdPacked
+from device_runtime.protocol.schemes.packed import DssdPacked, PackedRow
 from device_runtime.protocol.schemes.sqs import Lattice
 from device_runtime.protocol.schemes.thinned import DssdThinned
+from device_runtime.protocol.wire import Writer
+from tests.exact_cases import COARSE, FINER, sampled_cases
 from tests.exact_law import deviation
-
-COARSE = Grid(mantissa_bits=1, num_octaves=2)
-FINER = Grid(mantissa_bits=3, num_octaves=6)
 
 
 class RatioUpsideDown(KnownDraft):
@@ -87,6 +89,32 @@ class DroppedDraws(DssdThinned):
         return rejection[:1] if isinstance(rejection, tuple) else rejection
 
 
+class DropsWhatLiesBelowTheGrid(DssdThinned):
+    """p̃ = 0 is taken for p = 0."""
+
+    def settle(self, q: Law, drafted: Drafted, rejection: object, coins: Coins) -> int | None:
+        if isinstance(rejection, tuple):
+            rejection = tuple(draws for draws in rejection if draws.index)
+        return super().settle(q, drafted, rejection, coins) if rejection else None
+
+
+class ForgetsWhatIsLeft(DssdPacked):
+    """The short form stands for every row that keeps one id, as if that one were all of p."""
+
+    def write_rejection(self, out: Writer, rejection: Any, vocab: Vocabulary) -> None:
+        if len(rejection.ids) == 1:
+            rejection = PackedRow.one_hot(int(rejection.ids[0]), self.grid)
+        super().write_rejection(out, rejection, vocab)
+
+
+class UnwarpedDraws(DssdThinned):
+    """Tests with the warped p and draws from the LLM's own law: here √p, normalised."""
+
+    def reject(self, p: Law, drafted: Drafted, place: Place, streams: Streams, ask: Ask) -> object:
+        raw = ArrayLaw(p.support(), np.sqrt(p.prob(p.support())))
+        return super().reject(raw, drafted, place, streams, ask)
+
+
 class UnwarpedDraft(DssdThinned):
     """Drafts from the SLM's own law and tests with the warped one: here √q, normalised."""
 
@@ -148,6 +176,7 @@ MUTANTS: dict[str, tuple[Scheme, Scheme]] = {
     "draws are re-sent to fresh coins": (ResentDraws(COARSE), DssdThinned(COARSE)),
     "draws are dropped to fit a size": (DroppedDraws(COARSE), DssdThinned(COARSE)),
     "q is not warped where it is drawn from": (UnwarpedDraft(COARSE), DssdThinned(COARSE)),
+    "p is not warped where it is drawn from": (UnwarpedDraws(COARSE), DssdThinned(COARSE)),
     "the draft is sampled before rounding": (
         DraftedBeforeRounding("qsv", 14, Lattice(5)),
         KnownDraft("qsv", 14, Lattice(5)),
@@ -163,3 +192,25 @@ def test_the_check_fails_when(name: str) -> None:
     wrong, right = (deviation(scheme, p, q, 2, num_draws, patience) for scheme in MUTANTS[name])
     assert right < 1e-12
     assert wrong > 1e-3
+
+
+ONLY_ON_DEGENERATE_LAWS: dict[str, Scheme] = {
+    "what lies below the grid is dropped": DropsWhatLiesBelowTheGrid(COARSE),
+    "one id in the row stands for one id in p": ForgetsWhatIsLeft(COARSE),
+}
+
+
+@pytest.mark.parametrize("name", [*MUTANTS, *ONLY_ON_DEGENERATE_LAWS])
+def test_the_product_of_laws_and_parameters_fails_when(name: str) -> None:
+    """As the exact-law test takes it: whatever is wrong must show somewhere in the quick part."""
+    wrong = ONLY_ON_DEGENERATE_LAWS[name] if name in ONLY_ON_DEGENERATE_LAWS else MUTANTS[name][0]
+    # Among draws sent at once a wrong one can be taken; draws sent again need a second request.
+    num_draws, patience = (2, 1) if "fit a size" in name or "first passing" in name else (1, 2)
+
+    def shows(p: Law, q: Law, num_ids: int) -> bool:
+        try:
+            return deviation(wrong, p, q, num_ids, num_draws, patience) > 1e-3
+        except RemoteError:  # the other side refuses what no honest one sends
+            return True
+
+    assert any(shows(p, q, num_ids) for _, p, q, num_ids in sampled_cases(0))

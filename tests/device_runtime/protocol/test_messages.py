@@ -31,7 +31,6 @@ from device_runtime.protocol.messages import (
     Welcome,
     decode,
     encode,
-    pad_verdict,
 )  # fmt: skip
 from device_runtime.protocol.sampling import Sampling
 
@@ -48,7 +47,7 @@ EXAMPLES: list[Message] = [
     Begun(300),
     Round(7, 2, 300, 0x01020304, (9,), 3, 23, b"\x12\x34\x56", Flags.NO_BONUS | Flags.LOGPROBS),
     Verdict(7, 2, 1, Ending.REJECTION, b"body", (-0.5, -2.0)),
-    Verdict(7, 3, 3, Ending.TOKEN, b"\x09", (), padding=5),
+    Verdict(7, 3, 3, Ending.TOKEN, b"\x09"),
     More(7, 2, 301, 0xFFFFFFFF, 23, 23, False),
     Stream(128),
     Tokens((1, 2, 300), True),
@@ -56,6 +55,9 @@ EXAMPLES: list[Message] = [
     Close(),
     Refusal(ErrorCode.BUSY, 1.5),
 ]  # fmt: skip
+
+PADDED = [m for m in EXAMPLES if not isinstance(m, Hello | Welcome | Close | Refusal)]
+PAD = 32
 
 by_name = pytest.mark.parametrize("message", EXAMPLES, ids=lambda m: type(m).__name__)
 
@@ -68,7 +70,8 @@ def test_a_message_survives_the_wire(message: Message) -> None:
 def test_the_bytes_of_this_version_are_pinned() -> None:
     """A change here is a new wire format: raise PROTOCOL_VERSION and add a golden file."""
     golden = json.loads(GOLDEN.read_text())
-    assert [encode(message).hex() for message in EXAMPLES] == golden
+    assert [encode(message).hex() for message in EXAMPLES] == golden["messages"]
+    assert [encode(message, PAD).hex() for message in PADDED] == golden[f"padded to {PAD}"]
 
 
 @by_name
@@ -79,8 +82,8 @@ def test_every_proper_prefix_is_refused_or_another_padding(message: Message) -> 
             other = decode(data[:length])
         except RemoteError:
             continue
-        # What is left of a block or of padding is opaque here: a session refuses it by its count.
-        assert isinstance(other, Round | Verdict) and other != message
+        # What is left of a block is opaque here: a session refuses it by its count.
+        assert isinstance(other, Round) and other != message
 
 
 @by_name
@@ -100,7 +103,8 @@ def test_any_bytes_are_a_message_or_one_error(data: bytes, version: bytes, kind:
         message = decode(data)
     except RemoteError:
         return
-    assert encode(message) == data
+    rest = data.removeprefix(encode(message))
+    assert not any(rest) and (rest == b"" or data[1] in {m.kind for m in PADDED})
 
 
 @settings(max_examples=300, deadline=None)
@@ -137,6 +141,19 @@ def test_reserved_flags_are_refused() -> None:
         assert refused.value.code is ErrorCode.UNSUPPORTED_PARAMETER
 
 
+@pytest.mark.parametrize("kind", [Begin, Stream, Tokens])
+def test_messages_without_flags_of_their_own_keep_room_for_some(kind: type[Message]) -> None:
+    """A device or an edge that does not know an extension says so: it never ignores one."""
+    (message,) = (m for m in EXAMPLES if isinstance(m, kind))
+    data = bytearray(encode(message))
+    assert data[2] == 0
+    for bit in range(8):
+        data[2] = 1 << bit
+        with pytest.raises(RemoteError) as refused:
+            decode(bytes(data))
+        assert refused.value.code is ErrorCode.UNSUPPORTED_PARAMETER
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
 def test_a_sampling_parameter_out_of_range_is_refused(value: float) -> None:
     good = encode(Begin(0, 0, (1,), 1, 6, Sampling(temperature=0.5), 0, ()))
@@ -149,10 +166,35 @@ def test_a_sampling_parameter_out_of_range_is_refused(value: float) -> None:
 
 
 @pytest.mark.parametrize("size", [8, 64, 100])
-def test_padded_verdicts_have_few_sizes(size: int) -> None:
+def test_padded_messages_have_few_sizes_and_the_same_content(size: int) -> None:
     for length in range(0, 200, 7):
-        verdict = Verdict(1, 2, 3, Ending.REJECTION, bytes(range(length)))
-        padded = encode(pad_verdict(verdict, size))
-        assert len(padded) % size == 0 and len(padded) < len(encode(verdict)) + size
-        again = decode(padded)
-        assert isinstance(again, Verdict) and again.body == verdict.body
+        body = bytes(range(length))
+        for message in (Verdict(1, 2, 3, Ending.REJECTION, body), Tokens(tuple(body), False)):
+            padded = encode(message, size)
+            assert len(padded) % size == 0 and len(padded) < len(encode(message)) + size
+            assert decode(padded) == message
+
+
+@pytest.mark.parametrize("message", PADDED, ids=lambda m: type(m).__name__)
+def test_every_message_of_a_generation_may_end_with_zeros_and_nothing_else(
+    message: Message,
+) -> None:
+    again = decode(encode(message, PAD))
+    if isinstance(message, Round):  # opaque here: the session reads the block
+        assert isinstance(again, Round) and again.block.rstrip(b"\0") == message.block
+        return
+    assert again == message
+    for wrong in (b"\1", b"\0\1", b"\1\0"):
+        with pytest.raises(RemoteError):
+            decode(encode(message) + wrong)
+
+
+@pytest.mark.parametrize("message", [m for m in EXAMPLES if m not in PADDED])
+def test_what_belongs_to_no_generation_has_no_padding(message: Message) -> None:
+    with pytest.raises(RemoteError):
+        decode(encode(message) + b"\0")
+
+
+def test_padding_stays_below_the_largest_message() -> None:
+    message = Round(0, 0, 0, 0, (), 0, 0, bytes(MAX_MESSAGE_BYTES - 1000))
+    assert len(encode(message, 60_000)) == MAX_MESSAGE_BYTES

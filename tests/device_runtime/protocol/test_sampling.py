@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from device_runtime.protocol.errors import ConfigError
 from device_runtime.protocol.law import Floats
-from device_runtime.protocol.sampling import LogitsError, Sampling, to_law
+from device_runtime.protocol.messages import fields
+from device_runtime.protocol.sampling import MAX_BIASES, MAX_TOKEN_ID, LogitsError, Sampling, to_law
+from device_runtime.protocol.wire import Reader, Writer
 from tests.law_fixture import (
     INF,
     MUTANTS,
@@ -215,6 +217,9 @@ def test_logits_are_not_written_to(laws: Laws) -> None:
         {"top_p": 1.1},
         {"min_p": INF},
         {"top_k": -1},
+        {"top_k": MAX_TOKEN_ID + 1},
+        {"logit_bias": ((MAX_TOKEN_ID + 1, 0.0),)},
+        {"logit_bias": tuple((id_, 0.0) for id_ in range(MAX_BIASES + 1))},
         {"repetition_penalty": 0.0},
         {"logit_bias": ((3, 1.0), (2, 1.0))},
         {"logit_bias": ((3, 1.0), (3, 1.0))},
@@ -247,3 +252,19 @@ def test_room_is_used_for_laws_over_all_ids_and_no_other() -> None:
     to_law(row, Sampling(top_k=10), (), room=room)
     to_law(row, Sampling(), (), num_ids=400, room=room)
     np.testing.assert_array_equal(room, kept)
+
+
+def test_what_is_allowed_can_be_sent() -> None:
+    """Else an edge would refuse it with a word about the message, not about the parameter."""
+    assert (MAX_TOKEN_ID, MAX_BIASES) == (fields.MAX_TOKEN_ID, fields.MAX_BIASES)
+    biases = tuple((MAX_TOKEN_ID - i, 0.0) for i in reversed(range(MAX_BIASES)))
+    largest = Sampling(top_k=MAX_TOKEN_ID, logit_bias=biases)
+    out = Writer()
+    fields.write_sampling(out, largest)
+    assert fields.read_sampling(Reader(out.getvalue())) == largest
+
+
+@pytest.mark.parametrize("top_k", [-1, 99_999_999])
+def test_a_top_k_out_of_range_is_named(top_k: int) -> None:
+    with pytest.raises(ConfigError, match=rf"top_k is {top_k}; it must lie between 0 \(keep all\)"):
+        Sampling(top_k=top_k)
