@@ -1,8 +1,8 @@
 """`tandem bench edge`: what one edge carries, by rounds of devices and by its own streams.
 
 The demo pair over real sockets. Devices are replayed from answers recorded beforehand, so that no
-SLM runs beside the edge that is measured. Three arms on the same engine: split (devices draft), edge
-only, and edge with the SLM as a draft model of its own.
+SLM runs beside the edge that is measured; `--live` has devices that draft beside them. Three arms on
+the same engine: split (devices draft), edge only, and edge with the SLM as a draft model of its own.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ from rich.console import Console
 
 from benchmarks import edge_floors, edge_map
 from benchmarks.demo import PAIR, exported_slm
-from benchmarks.edge_load import Heard, Load
+from benchmarks.edge_live import LivePlayer
+from benchmarks.edge_load import Heard, Load, Player
 from benchmarks.edge_load import run as run_load
+from benchmarks.edge_replay import SAMPLING
 from benchmarks.edge_report import markdown, values_of
 from benchmarks.edge_trace import Trace, load, record, save
 from benchmarks.machine import collect
@@ -30,13 +32,12 @@ from benchmarks.progress import progress_bar
 from benchmarks.prompts import PROMPTS
 from benchmarks.record import Record, write
 from benchmarks.verb_process import VerbProcess
-from device_runtime.protocol.sampling import Sampling
-from device_runtime.protocol.schemes import DEFAULT_SCHEME, SCHEMES
+from device_runtime.protocol.schemes import DEFAULT_SCHEME, SCHEMES, scheme_named
 from device_runtime.settings import RuntimeSettings
 from device_runtime.writer import Device
 
 ARMS = ("split", "edge", "edge+draft")
-SAMPLING = Sampling(temperature=0.8, top_p=0.9)
+LIVE = "split-live"
 LIMITS_S = (0.02, 0.05, 0.1, 0.2)
 """Time-per-token limits for which the sessions held are told."""
 _PROMPTS_EACH = (1, 4, 16)
@@ -76,23 +77,28 @@ class Bench:
     scheme: str
     gamma: int
     think_s: float
+    bundle: Path
     traces: list[Trace] = field(default_factory=list)
     records: list[Record] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=collect)
+
+    @property
+    def prompts(self) -> list[str]:
+        """Of different lengths."""
+        return [
+            " ".join(PROMPTS[(i + j) % len(PROMPTS)] for j in range(_PROMPTS_EACH[i % 3]))
+            for i in range(self.plan.num_traces)
+        ]
 
     def record_traces(self, path: Path | None, device: Device) -> None:
         """Real answers, or those of an earlier run on the same weights."""
         if path is not None and path.exists():
             self.traces = load(path)
             return
-        prompts = [
-            " ".join(PROMPTS[(i + j) % len(PROMPTS)] for j in range(_PROMPTS_EACH[i % 3]))
-            for i in range(self.plan.num_traces)
-        ]
         with ProbeProcess(self.settings) as probe:
             self.traces = asyncio.run(
                 record(
-                    probe.line()["url"], device, prompts, scheme=self.scheme, gamma=self.gamma,
+                    probe.line()["url"], device, self.prompts, scheme=self.scheme, gamma=self.gamma,
                     sampling=SAMPLING, num_tokens=self.plan.num_tokens,
                 )
             )  # fmt: skip
@@ -122,16 +128,33 @@ class Bench:
             arrivals_per_s, num_ids=_num_ids(),
         )  # fmt: skip
         with ProbeProcess(settings) as probe:
-            heard = asyncio.run(run_load(probe.line()["url"], self.traces, work))
+            line = probe.line()
+            heard = asyncio.run(run_load(self._player(line["url"], work)))
         values = {
-            "arm": arm, "sessions": num_sessions, "think_s": work.think_s,
+            "arm": arm, "sessions": num_sessions, "think_s": None if arm == LIVE else work.think_s,
             "length_ratio": length_ratio, "arrivals_per_s": arrivals_per_s or None,
             "scheme": self.scheme, "gamma": self.gamma, "temperature": SAMPLING.temperature,
-            "top_p": SAMPLING.top_p, "dtype": self.settings["dtype"],
-            "alpha": _alpha(self.traces) if arm == "split" else None, **values_of(heard),
+            "top_p": SAMPLING.top_p, "dtype": line["dtype"],
+            "alpha": self._alpha(arm, heard), **values_of(heard),
         }  # fmt: skip
         self.records.append(Record.of("edge", self.facts, values, repeat=repeat))
         return heard
+
+    def _player(self, url: str, work: Load) -> Player:
+        if work.arm != LIVE:
+            return Player(url, self.traces, work)
+        return LivePlayer(
+            url, work, self.bundle, self.prompts, scheme=scheme_named(self.scheme),
+            gamma=self.gamma, sampling=SAMPLING, num_tokens=self.plan.num_tokens,
+        )  # fmt: skip
+
+    def _alpha(self, arm: str, heard: Heard) -> float | None:
+        """Of devices' drafts."""
+        if arm == LIVE:
+            return heard.num_accepted / heard.num_judged if heard.num_judged else None
+        judged = sum(trace.judged for trace in self.traces)
+        accepted = sum(trace.accepted for trace in self.traces)
+        return accepted / judged if arm == "split" else None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -148,6 +171,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--dtype", default="auto", help="of the edge")
     add("--threads", type=int, default=0, help="of the edge (default: all processors but one)")
     add("--trace", type=Path, help="recorded answers: read if there, else written")
+    add("--live", action="store_true",
+        help="beside the replayed devices, ones that draft here (arm split-live)")  # fmt: skip
     add("--repeats", type=int, help="of each run")
     add("--quick", action="store_true", help="few sessions, short runs, once each")
     add("--map", action="store_true",
@@ -158,11 +183,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, print tables, write results.jsonl, table.md and pictures; exit code 0."""
+    """Measure, print tables, write results.jsonl, table.md and pictures.
+
+    Exit code 0; 1 where --gpu-floors found one missed.
+    """
     console = Console(highlight=False, soft_wrap=True, quiet=args.json)
     args.out.mkdir(parents=True, exist_ok=True)
+    is_kept = True
     if args.gpu_floors:
-        records, text = edge_floors.run(args.out, console)
+        records, text, is_kept = edge_floors.run(args.out, console)
     elif args.map:
         records, text = edge_map.run(args.out, console, quick=args.quick, dtype=args.dtype)
     else:
@@ -173,21 +202,21 @@ def run(args: argparse.Namespace) -> int:
     console.print(f"results: {args.out}")
     if args.json:
         sys.stdout.write(json.dumps([json.loads(record.to_line()) for record in records]) + "\n")
-    return 0
+    return 0 if is_kept else 1
 
 
 def _sessions(args: argparse.Namespace, console: Console) -> tuple[list[Record], str]:
     plan = QUICK if args.quick else FULL
     plan = replace(plan, repeats=args.repeats or plan.repeats)
     plan = replace(plan, sessions=tuple(args.sessions or plan.sessions))
-    dtype = "float32" if args.dtype == "auto" and args.device != "cuda" else args.dtype
     settings = {
-        "model": str(PAIR / "llm"), "device": args.device, "dtype": dtype, "cache_gib": 1.0,
+        "model": str(PAIR / "llm"), "device": args.device, "dtype": args.dtype, "cache_gib": 1.0,
         "num_threads": args.threads or max(1, len(os.sched_getaffinity(0)) - 1),
     }  # fmt: skip
-    bench = Bench(plan, settings, args.scheme, args.gamma, args.think_ms / 1e3)
-    bench.record_traces(args.trace, Device(exported_slm(console), RuntimeSettings(num_threads=1)))
-    runs = list(_runs(bench, args.arm or ARMS))
+    bundle = exported_slm(console)
+    bench = Bench(plan, settings, args.scheme, args.gamma, args.think_ms / 1e3, bundle)
+    bench.record_traces(args.trace, Device(bundle, RuntimeSettings(num_threads=1)))
+    runs = list(_runs(bench, (*(args.arm or ARMS), *((LIVE,) if args.live else ()))))
     with progress_bar(console) as progress:
         task = progress.add_task("", total=len(runs))
         for arm, num_sessions, repeat, (ratio, share) in runs:
@@ -216,10 +245,6 @@ def _runs(bench: Bench, arms: Sequence[str]) -> Iterator[tuple[str, int, int, tu
             yield "split", most, repeat, (2.0, 0.0)
             yield "split", most, repeat, (0.0, 0.5)
             yield "split", most, repeat, (0.0, 0.8)
-
-
-def _alpha(traces: Sequence[Trace]) -> float:
-    return sum(trace.accepted for trace in traces) / sum(trace.judged for trace in traces)
 
 
 def _num_ids() -> int:

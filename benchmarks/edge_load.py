@@ -1,5 +1,7 @@
 """The load of `tandem bench edge`: many device sessions over sockets, from recorded answers.
 
+`benchmarks.edge_live` has sessions whose devices draft for real.
+
 Closed loop: N sessions, each of which begins its next answer when one ends. Open loop: answers arrive
 as a Poisson process, whether or not the edge keeps up. Between rounds a session may pause for as long
 as its device would draft and its link would carry the bytes.
@@ -20,7 +22,7 @@ import aiohttp
 from benchmarks.edge_probe import ACCOUNTS_PATH
 from benchmarks.edge_trace import Exchange, Trace
 from device_runtime.link import session_url
-from device_runtime.protocol.messages import Hello, Stream, Tokens, decode, encode
+from device_runtime.protocol.messages import Hello, Refusal, Stream, Tokens, decode, encode
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Load:
     """What the sessions do."""
 
     arm: str
-    """split: replayed rounds; anything else: the edge's own streams."""
+    """split: rounds; anything else: the edge's own streams."""
     num_sessions: int
     warmup_s: float
     seconds: float
@@ -53,6 +55,10 @@ class Heard:
     num_flipped: int = 0
     """Answers that rounding turned another way."""
     num_refused: int = 0
+    """Answers that met a limit, or found no session."""
+    num_accepted: int = 0
+    num_judged: int = 0
+    """Drafted tokens, of live devices."""
     seconds: float = 0.0
     accounts: dict[str, Any] = field(default_factory=dict)
     """The edge's, of that time."""
@@ -61,38 +67,50 @@ class Heard:
 class Player:
     """Sessions that speak to one edge."""
 
-    def __init__(self, url: str, traces: Sequence[Trace], load: Load, heard: Heard) -> None:
-        self._url = url
-        self._traces = traces
-        self._load = load
-        self._heard = heard
+    def __init__(self, url: str, traces: Sequence[Trace], load: Load) -> None:
+        self.url = url
+        self.load = load
+        self.heard = Heard()
         self.counts = False
+        """Whether what is heard now lies within the time that counts."""
+        self._traces = traces
 
     async def loop(self, http: aiohttp.ClientSession, number: int) -> None:
         """One session of a closed loop."""
-        async with http.ws_connect(session_url(self._url), compress=0) as socket:
-            await _shake_hands(socket, self._load.num_ids)
+        async with http.ws_connect(session_url(self.url), compress=0) as socket:
+            await _shake_hands(socket, self.load.num_ids)
             for turn in range(number, number + (1 << 30)):
                 await self._answer(socket, self._traces[turn % len(self._traces)])
 
     async def arrive(self, http: aiohttp.ClientSession, number: int) -> None:
         """One answer of an open loop, in a session of its own."""
-        async with http.ws_connect(session_url(self._url), compress=0) as socket:
-            await _shake_hands(socket, self._load.num_ids)
+        async with http.ws_connect(session_url(self.url), compress=0) as socket:
+            await _shake_hands(socket, self.load.num_ids)
             await self._answer(socket, self._traces[number % len(self._traces)])
 
     async def _answer(self, socket: aiohttp.ClientWebSocketResponse, trace: Trace) -> None:
         times: list[tuple[float, int]] = []
         start_s = time.perf_counter()
-        if self._load.arm == "split":
+        if self.load.arm == "split":
             await self._rounds(socket, trace.exchanges, times)
         else:
             await self._stream(socket, trace, times)
+        self.answered(start_s, times)
+
+    def answered(self, start_s: float, times: Sequence[tuple[float, int]]) -> None:
+        """An answer is over; times: when so many tokens of it came."""
         if self.counts and times:
-            self._heard.first_s.append(times[0][0] - start_s)
+            self.heard.first_s.append(times[0][0] - start_s)
             count = sum(num_tokens for _, num_tokens in times[1:])
             if count:
-                self._heard.per_token_s.append((times[-1][0] - times[0][0]) / count)
+                self.heard.per_token_s.append((times[-1][0] - times[0][0]) / count)
+
+    def round_heard(self, seconds: float, num_tokens: int) -> None:
+        """A verdict came."""
+        if self.counts:
+            self.heard.round_s.append(seconds)
+            self.heard.num_rounds += 1
+            self.heard.num_tokens += num_tokens
 
     async def _rounds(
         self,
@@ -106,17 +124,23 @@ class Player:
             answer = await socket.receive_bytes()
             now_s = time.perf_counter()
             if answer.hex() != exchange.down:
-                self._heard.num_flipped += self.counts
+                await self._unlike(answer)
                 break
             if exchange is exchanges[0]:
                 continue
             times.append((now_s, exchange.num_tokens))
-            if self.counts:
-                self._heard.round_s.append(now_s - start_s)
-                self._heard.num_rounds += 1
-                self._heard.num_tokens += exchange.num_tokens
-            if self._load.think_s:
-                await asyncio.sleep(self._load.think_s)
+            self.round_heard(now_s - start_s, exchange.num_tokens)
+            if self.load.think_s:
+                await asyncio.sleep(self.load.think_s)
+
+    async def _unlike(self, answer: bytes) -> None:
+        """Another answer than was recorded: a refusal, or one that rounding turned another way."""
+        message = decode(answer)
+        if not isinstance(message, Refusal):
+            self.heard.num_flipped += self.counts
+            return
+        self.heard.num_refused += self.counts
+        await asyncio.sleep(message.retry_after_s)
 
     async def _stream(
         self,
@@ -131,19 +155,20 @@ class Player:
         while not is_last:
             message = decode(await socket.receive_bytes())
             if not isinstance(message, Tokens):
-                self._heard.num_refused += 1
+                self.heard.num_refused += self.counts
+                if isinstance(message, Refusal):
+                    await asyncio.sleep(message.retry_after_s)
                 return
             is_last = message.last
             times.append((time.perf_counter(), len(message.ids)))
             if self.counts:
-                self._heard.num_tokens += len(message.ids)
-                self._heard.num_rounds += 1
+                self.heard.num_tokens += len(message.ids)
+                self.heard.num_rounds += 1
 
 
-async def run(url: str, traces: Sequence[Trace], load: Load) -> Heard:
+async def run(player: Player) -> Heard:
     """Put the load on the edge, wait until it has settled, and listen."""
-    heard = Heard()
-    player = Player(url, traces, load, heard)
+    url, load, heard = player.url, player.load, player.heard
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
         source = _arrivals if load.arrivals_per_s else _closed
         works = asyncio.create_task(source(player, http, load))
@@ -192,7 +217,7 @@ async def _arrivals(player: Player, http: aiohttp.ClientSession, load: Load) -> 
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
             else:
-                player._heard.num_refused += 1  # noqa: SLF001 -- no device left to ask
+                player.heard.num_refused += player.counts  # no device left to ask
     finally:
         for task in [*tasks]:
             task.cancel()

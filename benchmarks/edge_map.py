@@ -1,8 +1,9 @@
 """`tandem bench edge --map`: context length × limit on the time per token → the cheapest arm.
 
-For every context and number of sessions the passes of the engine are timed; what a committed token
-costs follows from the acceptance. Each arm may take the number of sessions that suits it best, as
-long as its time per token keeps the limit. What devices and links take is a parameter.
+For every context and number of sessions batches of the engine are timed, with laws, judging and
+draws (`benchmarks.edge_replay`); what a committed token costs follows from the acceptance, which both
+drafting arms share. Each arm may take the number of sessions that suits it best, as long as its time
+per token keeps the limit. What devices and links take is a parameter.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.demo import PAIR
-from benchmarks.edge_passes import pass_s
+from benchmarks.edge_replay import drafting_s, stream_s, verify_s
 from benchmarks.machine import collect
 from benchmarks.record import Record
+from edge_server.cache import BLOCK_LEN, num_blocks_for
 from edge_server.checkpoint import Checkpoint
-from edge_server.edge_draft import load_edge_draft
-from edge_server.engine import TorchEngine
+from edge_server.edge_draft import DraftingEngine, load_edge_draft
 from edge_server.facts import read_tokens
 from edge_server.loading import load_engine
 
@@ -57,35 +58,33 @@ class Cost:
 
 
 def costs(
-    target: TorchEngine, draft: TorchEngine, contexts: Sequence[int], sessions: Sequence[int],
-    setting: Setting, advance: Callable[[], None] = lambda: None,
+    engine: DraftingEngine, contexts: Sequence[int], sessions: Sequence[int], setting: Setting,
+    advance: Callable[[], None] = lambda: None, repeats: int = 5,
 ) -> list[Cost]:  # fmt: skip
     """Measured, for all that fits into the cache."""
     found = []
     for context in contexts:
         for count in sessions:
             advance()
-            if count * (context + 2 * setting.gamma + 32) > min(
-                target.max_cached, draft.max_cached
-            ):
+            room = num_blocks_for(context + 2 * setting.gamma + 1) * BLOCK_LEN
+            if count * room > engine.max_cached:
                 continue
-            stream_s = pass_s(target, count, context, 1)
-            verify_s = pass_s(target, count, context, setting.gamma + 1)
-            draft_s = setting.gamma * pass_s(draft, count, context, 1)
-            found += _arms(context, count, stream_s, verify_s, draft_s, setting)
+            found += _arms(engine, context, count, setting, repeats)
     return found
 
 
 def _arms(
-    context: int, count: int, stream_s: float, verify_s: float, draft_s: float, setting: Setting
+    engine: DraftingEngine, context: int, count: int, setting: Setting, repeats: int
 ) -> list[Cost]:
-    tokens = setting.tokens_per_round
-    both_s = draft_s + verify_s
-    waited_s = setting.think_s + verify_s
+    tokens, gamma = setting.tokens_per_round, setting.gamma
+    alone_s = stream_s(engine.target, count, context, repeats)
+    judged_s = verify_s(engine.target, count, context, gamma, setting.alpha, repeats).seconds
+    both_s = drafting_s(engine, count, context, gamma, repeats)
+    waited_s = setting.think_s + judged_s
     return [
-        Cost("edge", context, count, stream_s, stream_s / count),
+        Cost("edge", context, count, alone_s, alone_s / count),
         Cost("edge+draft", context, count, both_s / tokens, both_s / (count * tokens)),
-        Cost("split", context, count, waited_s / tokens, verify_s / (count * tokens)),
+        Cost("split", context, count, waited_s / tokens, judged_s / (count * tokens)),
     ]
 
 
@@ -166,7 +165,7 @@ def run(out: Path, console: Console, *, quick: bool, dtype: str) -> tuple[list[R
     sessions = (1, 8, 32) if quick else (1, 2, 4, 8, 16, 32, 64)
     limits_s = (0.01, 0.02, 0.05, 0.1, 0.2)
     setting = Setting()
-    with console.status("timing passes …"):
-        found = costs(engine.target, engine.draft, contexts, sessions, setting)
+    with console.status("timing batches …"):
+        found = costs(engine, contexts, sessions, setting)
     draw_map(winners(found, contexts, limits_s), contexts, limits_s, out / "map.png")
     return records(found, setting, collect()), markdown(found, contexts, limits_s, setting)

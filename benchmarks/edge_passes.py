@@ -17,11 +17,15 @@ from device_runtime.protocol.edge_states import Job
 from edge_server.attention import NAME
 from edge_server.engine import Slot, TorchEngine
 
+LOGIT_SPREAD = 5.0
+"""Standard deviation of random logits: as in trained models, the likeliest tens of ids then hold
+most of the mass. The 1.3 that the weights give by themselves make every nucleus half a vocabulary."""
+
 
 def random_engine(
     config: dict[str, Any], *, dtype: torch.dtype, device: torch.device, max_blocks: int
 ) -> TorchEngine:
-    """An engine on random weights of this shape, made where they stay."""
+    """An engine on random weights of this shape (Llama's layout), made where they stay."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     settings = AutoConfig.for_model(**config, bos_token_id=0, eos_token_id=0)
@@ -29,6 +33,8 @@ def random_engine(
     torch.manual_seed(0)
     with device:
         model = auto.from_config(settings, dtype=dtype, attn_implementation=NAME).eval()
+    scale = settings.initializer_range * settings.hidden_size**0.5
+    torch.nn.init.constant_(model.model.norm.weight, LOGIT_SPREAD / scale)
     return TorchEngine(
         model.to(device),
         num_ids=config["vocab_size"],
@@ -53,26 +59,32 @@ def pretend_read(engine: TorchEngine, num_sessions: int, context: int) -> list[S
 def pass_s(
     engine: TorchEngine, num_sessions: int, context: int, num_new: int, repeats: int = 5
 ) -> float:
-    """Median seconds of one pass with `num_new` tokens for each session, rows of all of them."""
+    """Median seconds of one forward pass with `num_new` tokens for each session, rows of all.
+
+    The model alone, without laws: `benchmarks.edge_replay` times what sessions need.
+    """
     slots = pretend_read(engine, num_sessions, context)
     tokens = (1,) * context + tuple(2 + i for i in range(num_new))
     job = Job(tokens, num_new)
 
-    def run() -> None:
+    def rewind() -> None:
         for slot in slots:
             slot.tokens = tokens[:context]
-        engine.logits([(slot, job) for slot in slots])
 
-    seconds = timed_s(run, repeats)
+    batch = [(slot, job) for slot in slots]
+    seconds = timed_s(lambda: engine.logits(batch), repeats, rewind)
     for slot in slots:
         engine.drop(slot)
     return seconds
 
 
-def timed_s(work: Callable[[], object], repeats: int) -> float:
+def timed_s(
+    work: Callable[[], object], repeats: int, prepare: Callable[[], object] = lambda: None
+) -> float:
     """Median seconds, after one run that does not count; a GPU's work is waited for."""
     times_s = []
     for _ in range(repeats + 1):
+        prepare()
         start_s = time.perf_counter()
         work()
         if torch.cuda.is_available():

@@ -2,7 +2,8 @@
 
 Each token has two buckets that fill at its rate up to one minute's worth: one of requests, one of
 tokens. Work is charged when it is known, so a bucket may go into debt; nothing new is admitted
-before the debt is paid. A long prompt thus passes once, and then its client waits.
+before the debt is paid, and streams that run rest until then. A long prompt thus passes once, and
+then its client waits.
 """
 
 from __future__ import annotations
@@ -73,15 +74,24 @@ class Admission:
         if self._rates.requests_per_minute:
             now_s = self._clock()
             bucket = self._bucket(self._requests, identity, self._rates.requests_per_minute, now_s)
-            self._check(bucket, 1.0, now_s, "requests_per_minute")
+            wait_s = bucket.wait_s(1.0, now_s)
+            if wait_s > 0:
+                raise RateError("requests_per_minute of this client", wait_s)
             bucket.take(1.0, now_s)
 
     def go_on(self, identity: Identity) -> None:
         """One more step of a generation; RateError while this client is in debt."""
-        if self._rates.tokens_per_minute:
-            now_s = self._clock()
-            bucket = self._bucket(self._tokens, identity, self._rates.tokens_per_minute, now_s)
-            self._check(bucket, 1.0, now_s, "tokens_per_minute")
+        wait_s = self.debt_s(identity)
+        if wait_s > 0:
+            raise RateError("tokens_per_minute of this client", wait_s)
+
+    def debt_s(self, identity: Identity) -> float:
+        """How long until this client may have one token more; 0 if now."""
+        if not self._rates.tokens_per_minute:
+            return 0.0
+        now_s = self._clock()
+        bucket = self._bucket(self._tokens, identity, self._rates.tokens_per_minute, now_s)
+        return bucket.wait_s(1.0, now_s)
 
     def charge(self, identity: Identity, num_tokens: int) -> None:
         """The model runs that many tokens for this client."""
@@ -89,11 +99,6 @@ class Admission:
             now_s = self._clock()
             bucket = self._bucket(self._tokens, identity, self._rates.tokens_per_minute, now_s)
             bucket.take(num_tokens, now_s)
-
-    def _check(self, bucket: Bucket, amount: float, now_s: float, limit: str) -> None:
-        wait_s = bucket.wait_s(amount, now_s)
-        if wait_s > 0:
-            raise RateError(f"{limit} of this client", wait_s)
 
     @staticmethod
     def _bucket(

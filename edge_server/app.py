@@ -208,9 +208,10 @@ async def _session(request: web.Request) -> web.StreamResponse:
     return socket
 
 
-async def _healthz(_: web.Request) -> web.Response:
-    """The process answers."""
-    return web.Response(text="ok\n")
+async def _healthz(request: web.Request) -> web.Response:
+    """The process can still serve; if not, nothing but starting it again helps."""
+    stopped = request.app[EDGE].scheduler.stopped
+    return web.Response(text="stopped\n" if stopped else "ok\n", status=503 if stopped else 200)
 
 
 async def _readyz(request: web.Request) -> web.Response:
@@ -226,7 +227,7 @@ async def _metrics(request: web.Request) -> web.Response:
 
 
 async def _status(request: web.Request) -> web.Response:
-    return web.json_response(asdict(request.app[EDGE].status()))
+    return web.json_response(asdict(request.app[EDGE].status(request[IDENTITY])))
 
 
 async def _openapi(request: web.Request) -> web.Response:

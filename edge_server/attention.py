@@ -104,7 +104,7 @@ def packed_attention(
     outputs = []
     queries = query[0].transpose(0, 1)  # (n, heads, head size)
     for group, part in zip(current.packed.groups, current.group_masks(mask), strict=True):
-        keys, values = current.cache.gather(_layer_of(module), group.tables)
+        keys, values = current.cache.gather(_layer_of(module), group.tables, group.stretch)
         outputs.append(_attend(queries, group, keys, values, part, scaling, softcap, s_aux))
     output = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
     if current.packed.order is not None:

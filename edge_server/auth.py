@@ -1,11 +1,17 @@
-"""Bearer tokens: who may speak to this edge, on every route except the health checks."""
+"""Who may speak to this edge: bearer tokens, on every route except the health checks.
+
+Without tokens everyone may who reaches it, but for web pages: a page that a user of this machine looks
+at must not be able to use an edge that listens to this machine alone.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import ipaddress
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
@@ -22,7 +28,11 @@ MIN_TOKEN_CHARS = 16
 
 def read_tokens_file(path: Path) -> tuple[str, ...]:
     """The tokens, one a line; # starts a comment. ConfigError on an empty file or a short token."""
-    lines = (line.partition("#")[0].strip() for line in path.read_text("utf-8").splitlines())
+    try:
+        text = path.read_text("utf-8")
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is not UTF-8 text; write one token a line into it") from None
+    lines = (line.partition("#")[0].strip() for line in text.splitlines())
     tokens = tuple(line for line in lines if line)
     short = sum(len(token) < MIN_TOKEN_CHARS or not token.isascii() for token in tokens)
     if not tokens or short:
@@ -50,7 +60,11 @@ class KnownTokens:
 
 
 def bearer_auth(tokens: KnownTokens) -> Middleware:
-    """Middleware that refuses requests without one of the tokens with 401."""
+    """Middleware that refuses requests without one of the tokens with 401.
+
+    Without tokens it refuses those of foreign web pages with 403. Browsers name the page's origin with
+    every WebSocket and POST; other programs do not.
+    """
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -61,10 +75,30 @@ def bearer_auth(tokens: KnownTokens) -> Middleware:
             raise web.HTTPUnauthorized(
                 text="a valid bearer token is needed\n", headers={"WWW-Authenticate": "Bearer"}
             )
+        if not tokens.digests and is_foreign(request.headers.get("Origin"), request.host):
+            raise web.HTTPForbidden(text="an edge without bearer tokens serves no web pages\n")
         request[IDENTITY] = identity or b""
         return await handler(request)
 
     return check
+
+
+def is_foreign(origin: str | None, host: str) -> bool:
+    """Whether a request comes from a web page that this edge did not serve.
+
+    A page's own name proves nothing: its owner can let the name point here. An address or `localhost`
+    cannot be rebound so.
+    """
+    if origin is None:
+        return False
+    try:
+        page = urlsplit(origin)
+        name = page.hostname or ""
+        if name != "localhost":
+            ipaddress.ip_address(name)
+    except ValueError:
+        return True
+    return page.netloc != host
 
 
 def _identify(request: web.Request, known: Sequence[Identity]) -> Identity | None:

@@ -48,6 +48,8 @@ class Group:
     """Which packed token is the query (rows, queries); shorter rows repeat their last one."""
     tables: Tensor
     """The blocks of keys (rows, blocks); shorter rows end with ZERO_BLOCK."""
+    stretch: tuple[int, int] | None = None
+    """As of `stretch_of`."""
 
     @property
     def kv_len(self) -> int:
@@ -92,7 +94,7 @@ def pack(pieces: Sequence[Piece], device: torch.device) -> Packed:
         return torch.from_numpy(array).to(device, non_blocking=True)
 
     groups = tuple(
-        Group(on_device(queries), on_device(blocks))
+        Group(on_device(queries), on_device(blocks), stretch_of(blocks))
         for queries, blocks in zip(tokens, tables, strict=True)
     )
     return Packed(
@@ -104,6 +106,19 @@ def pack(pieces: Sequence[Piece], device: torch.device) -> Packed:
         order=None if order is None else on_device(order),
         kv_len=max(group.kv_len for group in groups),
     )
+
+
+def stretch_of(tables: NDArray[np.int64]) -> tuple[int, int] | None:
+    """(first block, blocks from row to row) where the pool itself can be read as these rows.
+
+    That is where the blocks of each row lie one behind the other, and the rows equally far apart: of
+    one session alone mostly, of several by chance. None where they must be gathered.
+    """
+    steps = np.diff(tables[:, 0])
+    step = int(steps[0]) if len(steps) else 0
+    if step < 0 or (steps != step).any() or (np.diff(tables, axis=1) != 1).any():
+        return None
+    return int(tables[0, 0]), step
 
 
 def group_rows(shapes: Sequence[tuple[int, int]]) -> list[list[int]]:

@@ -82,7 +82,8 @@ class PagedCache(Cache):
         """
         for pool in self._tensors():
             pool[self._used_before] = 0
-        self._clean += self._used_before
+        # In order, so that a text mostly gets blocks that lie one behind the other.
+        self._clean = sorted((*self._clean, *self._used_before), reverse=True)
         self._used_before = []
 
     def _grow(self, num_missing: int) -> None:
@@ -131,9 +132,17 @@ class PagedCache(Cache):
         _, num_heads, _, head_size = states.shape
         return states.new_zeros(self._capacity, BLOCK_LEN, num_heads, head_size)
 
-    def gather(self, layer_idx: int, tables: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values (rows, heads, blocks · BLOCK_LEN, head size) of tables (rows, blocks)."""
+    def gather(
+        self, layer_idx: int, tables: Tensor, stretch: tuple[int, int] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Keys and values (rows, heads, blocks · BLOCK_LEN, head size) of tables (rows, blocks).
+
+        They are copies; with a stretch (`edge_server.batch.stretch_of`) the places themselves.
+        """
         keys, values = self._pools[layer_idx]
+        if stretch is not None:
+            shape = tables.shape[0], tables.shape[1]
+            return _viewed(keys, shape, stretch), _viewed(values, shape, stretch)
         return _gathered(keys, tables), _gathered(values, tables)
 
     # what models and the mask functions of transformers ask a cache
@@ -159,6 +168,8 @@ class PagedCache(Cache):
 
 
 def _grown(pool: Tensor, capacity: int) -> Tensor:
+    if len(pool) >= capacity:  # it grew before memory ran out on another one
+        return pool
     larger = pool.new_zeros(capacity, *pool.shape[1:])
     larger[: len(pool)] = pool
     return larger
@@ -168,3 +179,13 @@ def _gathered(pool: Tensor, tables: Tensor) -> Tensor:
     num_rows, num_blocks = tables.shape
     picked = pool.index_select(0, tables.flatten())  # (rows · blocks, BLOCK_LEN, heads, size)
     return picked.view(num_rows, num_blocks * BLOCK_LEN, *pool.shape[2:]).transpose(1, 2)
+
+
+def _viewed(pool: Tensor, shape: tuple[int, int], stretch: tuple[int, int]) -> Tensor:
+    num_rows, num_blocks = shape
+    first, step = stretch
+    block, place, head, number = pool.stride()
+    size = (num_rows, num_blocks * BLOCK_LEN, *pool.shape[2:])
+    strides = (step * block, place, head, number)
+    offset = pool.storage_offset() + first * block
+    return pool.as_strided(size, strides, offset).transpose(1, 2)

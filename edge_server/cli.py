@@ -31,6 +31,7 @@ from edge_server.logs import LOG_FORMATS, use_format
 from edge_server.reload import reload
 from edge_server.state import Probes
 from edge_server.text import EdgeText
+from edge_server.tls import tls_context
 
 EXIT_INTERRUPTED = 130
 
@@ -162,16 +163,6 @@ def _open_text(folder: Path) -> EdgeText | None:
     except (TandemError, OSError, ValueError) as error:
         logger.warning("completions over HTTP are off: %s", error)
         return None
-
-
-def tls_context(config: EdgeConfig) -> ssl.SSLContext | None:
-    """TLS 1.2 or newer with the configured certificate; None without one."""
-    if not config.tls_cert:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(config.tls_cert, config.tls_key)
-    return context
 
 
 async def _serve(

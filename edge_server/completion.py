@@ -6,24 +6,22 @@ the same seed gives the same text as `tandem run --edge-only --seed`.
 
 from __future__ import annotations
 
-import math
+import asyncio
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
 from typing import Generic, Literal, TypeVar
 
-import numpy as np
-
 from device_runtime.protocol.detokenizer import Detokenizer
 from device_runtime.protocol.edge_session import EdgeSession
 from device_runtime.protocol.edge_states import EdgeFacts, Rows
 from device_runtime.protocol.errors import TandemError
-from device_runtime.protocol.law import all_ids
 from device_runtime.protocol.messages import Begin, Hello, Message, Stream, encode
 from device_runtime.protocol.sampling import Sampling
 from device_runtime.protocol.schemes import SEEDED_SCHEME, scheme_named
+from edge_server.asks import asked_for_top, logprob, own_prob
 from edge_server.auth import Identity
-from edge_server.front import Front
+from edge_server.front import PACE_S, Front
 from edge_server.metrics import Usage
 from edge_server.tally import Tally
 
@@ -127,20 +125,35 @@ class Completion(Generic[S]):
             session.commit(await self._front.run(slot, step.job, self.identity))
             step = session.receive(encode(Stream(self._wish.max_tokens)))
             while step.job is not None and self.finish_reason is None:
-                rows = await self._front.run(slot, step.job, self.identity)
+                await self._pace()
+                job, num_top = step.job, self._wish.num_top
+                if num_top is not None and self._front.foresees:
+                    job = asked_for_top(job, self._facts.num_ids, num_top)
+                rows = await self._front.run(slot, job, self.identity)
                 if self._is_cut:
                     raise CutError
                 num_before = len(session.tokens)
                 step = session.commit(rows)
                 self._front.answered(self._tally, step.outcome)
-                *others, last = session.tokens.ids[num_before:]
+                written = session.tokens.ids[num_before:]
+                if num_top is not None:
+                    self._pending += [token_logprob(rows, i, self._facts, num_top) for i in written]
+                del rows  # they hold on to the whole batch, and a slow reader may keep this waiting
+                *others, last = written
                 for token_id in others:  # several at a time where the edge drafts
-                    yield self._take(token_id, rows, is_last=False)
+                    yield self._take(token_id, is_last=False)
                     if self._is_over:
                         return
-                yield self._take(last, rows, is_last=step.job is None)
+                yield self._take(last, is_last=step.job is None)
         finally:
             scheduler.close(slot)
+
+    async def _pace(self) -> None:
+        """A client in debt is written for at its rate."""
+        while wait_s := self._front.debt_s(self.identity):
+            if self._is_cut:
+                raise CutError
+            await asyncio.sleep(min(wait_s, PACE_S))
 
     @property
     def _is_over(self) -> bool:
@@ -166,12 +179,10 @@ class Completion(Generic[S]):
             end_ids=self._facts.end_ids,
         )
 
-    def _take(self, token_id: int, rows: Rows, *, is_last: bool) -> Delta:
+    def _take(self, token_id: int, *, is_last: bool) -> Delta:
         """One token more."""
         self.num_written += 1
         self._times_s[1:] = [*self._times_s[1:2], time.monotonic()]
-        if self._wish.num_top is not None:
-            self._pending.append(token_logprob(rows, token_id, self._facts, self._wish.num_top))
         ended = token_id in self._facts.end_ids
         text = "" if ended else self._detokenizer.feed([token_id])
         if ended or self._detokenizer.stop is not None:
@@ -191,13 +202,7 @@ class Completion(Generic[S]):
 
 
 def token_logprob(rows: Rows, token_id: int, facts: EdgeFacts, num_top: int) -> TokenLogprob:
-    """What the model itself (temperature 1, nothing cut) says of the token in the only row."""
-    probs = rows.law(0, Sampling(), ()).prob(all_ids(facts.num_ids))
-    best = np.argpartition(probs, -num_top)[-num_top:] if num_top else np.empty(0, np.int64)
-    best = best[np.lexsort((best, -probs[best]))]
-    top = tuple((int(index), _ln(probs[index])) for index in best)
-    return TokenLogprob(token_id, _ln(probs[token_id]), top)
-
-
-def _ln(prob: float) -> float:
-    return math.log(max(float(prob), 1e-300))
+    """What the model itself says of the token in the only row."""
+    prob, ids, probs = own_prob(rows, token_id, facts.num_ids, num_top)
+    top = zip(ids.tolist(), map(logprob, probs), strict=True)
+    return TokenLogprob(token_id, logprob(prob), tuple(top))

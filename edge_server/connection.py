@@ -15,12 +15,15 @@ from typing import Generic, TypeVar
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
+from device_runtime.protocol.edge_session import EdgeSession
 from device_runtime.protocol.edge_states import State, Step
 from device_runtime.protocol.errors import ErrorCode, RemoteError
 from device_runtime.protocol.messages import Cancel, Close, Hello, Kind, Refusal, decode, encode
+from edge_server.asks import asked_by_message
 from edge_server.auth import Identity
+from edge_server.endings import OverError, cancelled, deadline, reason_of
 from edge_server.failures import describe
-from edge_server.front import Front
+from edge_server.front import PACE_S, Front
 from edge_server.logs import SESSION
 from edge_server.scheduler import BusyError, JobTimes
 from edge_server.sessions import Held, Registry
@@ -39,15 +42,6 @@ TAKEN_OVER = 4001
 _NEEDS_JOB = frozenset((Kind.BEGIN, Kind.ROUND, Kind.MORE, Kind.STREAM))
 
 logger = logging.getLogger(__name__)
-
-
-class OverError(Exception):
-    """The connection ends, with this close code."""
-
-    def __init__(self, code: int, reason: bytes = b"") -> None:
-        self.code = code
-        self.reason = reason
-        super().__init__(code)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +91,13 @@ class Connection(Generic[S]):
         reader = asyncio.create_task(self._read_all())
         try:
             await asyncio.wait((self._worker, reader), return_when=asyncio.FIRST_COMPLETED)
-            over = self._over or _reason(self._worker) or _reason(reader)
+            over = self._over or reason_of(self._worker) or reason_of(reader)
             if over is not None:
                 with contextlib.suppress(ConnectionError):
                     await self._socket.close(code=over.code, message=over.reason)
         finally:
             for task in (self._worker, reader):
-                await _cancelled(task)
+                await cancelled(task)
             if self._held is not None:
                 self._registry.detach(self._held, self)
 
@@ -111,7 +105,7 @@ class Connection(Generic[S]):
         self._held = None
         self._over = OverError(TAKEN_OVER, b"the session goes on elsewhere")
         assert self._worker is not None
-        await _cancelled(self._worker)
+        await cancelled(self._worker)
 
     async def drain(self, timeout_s: float) -> None:
         """Finish what is being answered, within this time, then end; nothing new is begun."""
@@ -122,7 +116,7 @@ class Connection(Generic[S]):
             logger.warning("session %d: not done in time", self._number)
         self._over = OverError(WSCloseCode.GOING_AWAY, b"the edge is shutting down")
         if self._worker is not None:
-            await _cancelled(self._worker)
+            await cancelled(self._worker)
 
     # the reader
 
@@ -181,7 +175,7 @@ class Connection(Generic[S]):
             self._front.admit(self._identity, begins=data[1] == Kind.BEGIN)
         while self._held.session.tokens.hash_some(HASHED_AT_ONCE):  # noqa: ASYNC110
             await asyncio.sleep(0)  # other sessions' turn
-        await self._finish(self._held, self._held.session.receive(data), data[1], received_s)
+        await self._finish(self._held, self._held.session.receive(data), data, received_s)
 
     async def _hold(self, data: bytes) -> Held[S]:
         """The session that the first message, a hello, opens or resumes."""
@@ -204,8 +198,8 @@ class Connection(Generic[S]):
         logger.info("session %d: resumed", held.number)
         return held
 
-    async def _finish(self, held: Held[S], step: Step, kind: int, received_s: float) -> None:
-        """Send, run and commit until the message, of this kind, is answered."""
+    async def _finish(self, held: Held[S], step: Step, data: bytes, received_s: float) -> None:
+        """Send, run and commit until the message is answered."""
         session = held.session
         times: JobTimes | None = None
         goes_on = True
@@ -214,35 +208,47 @@ class Connection(Generic[S]):
                 sent_s = time.monotonic()
                 await self._send(step.reply)
                 if times is not None:
-                    self._front.trace.answered(held.number, kind, received_s, times, sent_s)
+                    self._front.trace.answered(held.number, data[1], received_s, times, sent_s)
             if step.job is None:
                 break
-            times = JobTimes()
-            rows = await self._front.run(held.slot, step.job, self._identity, times)
             if session.state is State.STREAMING:
-                goes_on = await self._hear(held)
+                await self._pace()
+            job, times = step.job, JobTimes()
+            if self._front.foresees:
+                job = asked_by_message(job, data, session)
+            rows = await self._front.run(held.slot, job, self._identity, times)
+            errors = self._hear(session)
+            goes_on = session.state is not State.CLOSED
             if goes_on:
                 step = session.commit(rows)
                 self._front.answered(held.tally, step.outcome)
                 self._registry.answered(held)
+            del rows  # they hold on to the whole batch, and a slow reader may block the next send
+            for error in errors:
+                await self._refuse(error)
         if session.state is State.CLOSED:
             self._held = None
             self._registry.forget(held)
             raise OverError(WSCloseCode.OK)
 
-    async def _hear(self, held: Held[S]) -> bool:
-        """While a stream runs: take what the device says, in particular Cancel.
+    async def _pace(self) -> None:
+        """A stream whose client is in debt goes on at its rate; what the device says ends the wait."""
+        while wait_s := self._front.debt_s(self._identity):
+            if self._draining or not self._inbox.empty():
+                break
+            await asyncio.sleep(min(wait_s, PACE_S))
 
-        False if it closed the session.
-        """
-        if self._draining:
-            held.session.receive(encode(Cancel()))
-        while held.session.state is State.STREAMING and not self._inbox.empty():
+    def _hear(self, session: EdgeSession) -> list[RemoteError]:
+        """While a stream runs: take what the device says, in particular Cancel and Close."""
+        errors: list[RemoteError] = []
+        if self._draining and session.state is State.STREAMING:
+            session.receive(encode(Cancel()))
+        while session.state is State.STREAMING and not self._inbox.empty():
             try:
-                held.session.receive(_binary(self._inbox.get_nowait()[0]))
+                session.receive(_binary(self._inbox.get_nowait()[0]))
             except RemoteError as error:
-                await self._refuse(error)
-        return held.session.state is State.STREAMING
+                errors.append(error)
+        return errors
 
     # answers
 
@@ -262,17 +268,11 @@ class Connection(Generic[S]):
 
     async def _send(self, data: bytes) -> None:
         """ConnectionError if the client is gone or does not take the message in time."""
-        loop = asyncio.get_running_loop()
-        watch = loop.call_later(self._limits.send_timeout_s, self._abort)
-        try:
+        with deadline(self._transport, self._limits.send_timeout_s, self._is_slow):
             await self._socket.send_bytes(data)
-        finally:
-            watch.cancel()
 
-    def _abort(self) -> None:
+    def _is_slow(self) -> None:
         logger.info("session %d: the client does not take its answers", self._number)
-        if self._transport is not None:
-            self._transport.abort()
 
     @property
     def _number(self) -> int:
@@ -284,22 +284,3 @@ def _binary(data: bytes | None) -> bytes:
     if data is None:
         raise RemoteError(ErrorCode.MALFORMED, "a text message")
     return data
-
-
-def _reason(task: asyncio.Task[None]) -> OverError | None:
-    """Why this task ended the connection; None if it did not, or there is nobody left to tell."""
-    if not task.done() or task.cancelled():
-        return None
-    error = task.exception()
-    if error is None or isinstance(error, (OverError, ConnectionError)):
-        return error if isinstance(error, OverError) else None
-    logger.error("connection: %s", describe(error))
-    return OverError(WSCloseCode.INTERNAL_ERROR, b"internal error")
-
-
-async def _cancelled(task: asyncio.Task[None]) -> None:
-    """Cancel a task and wait until it is over, however it ends."""
-    task.cancel()
-    await asyncio.wait((task,))
-    if not task.cancelled():
-        task.exception()  # seen: it was reported already, or came of the cancelling

@@ -9,19 +9,23 @@ on the device: same engine, same cache, same schemes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from device_runtime.protocol.edge_states import Job, Rows
 from device_runtime.protocol.errors import ConfigError
 from device_runtime.protocol.judging import DraftedRows, Judging
+from device_runtime.protocol.schemes.on_edge import OnEdge
 from device_runtime.protocol.vocabulary import Entry
 from edge_server.checkpoint import Checkpoint
 from edge_server.engine import Slot, TorchEngine
 from edge_server.facts import read_tokens
+from edge_server.foresight import LogitRows, draw_drafts
 from edge_server.loading import load_engine
+from edge_server.residual import OnEdgeHere
 
 CATCH_UP_TOKENS = 256
-"""So many tokens the draft model reads beside a batch; a session further behind drafts nothing yet."""
+"""So many tokens of prompts the draft model reads beside a batch, over all sessions together; those
+that are further behind draft nothing yet."""
 
 
 @dataclass(slots=True, eq=False)
@@ -70,6 +74,11 @@ class DraftingEngine:
         drafts = max(0, job.judging.gamma) if job.judging else 0
         return self.target.num_new(slot.target, job) + drafts
 
+    @property
+    def batches_laws(self) -> bool:
+        """As of the target."""
+        return self.target.batches_laws
+
     def run(self, batch: Sequence[tuple[TwoSlots, Job]]) -> list[Rows]:
         blocks = self._draft([(slot.draft, job.judging) for slot, job in batch if job.judging])
         jobs = [(slot.target, _with_block(job, blocks.get(slot.draft))) for slot, job in batch]
@@ -82,35 +91,59 @@ class DraftingEngine:
     def _draft(self, wishes: Sequence[tuple[Slot, Judging]]) -> dict[Slot, Judging]:
         """A block for every stream whose text the draft model has read and has room for."""
         blocks: dict[Slot, Judging] = {}
+        texts: dict[Slot, tuple[int, ...]] = {}
         behind: list[tuple[Slot, Job]] = []
+        budget = CATCH_UP_TOKENS
         for slot, judging in wishes:
             if judging.gamma <= 0 or len(judging.tokens) + judging.gamma > self.draft.context_len:
                 continue
             tokens = self._known(judging.tokens)
             num_new = self.draft.num_new(slot, Job(tokens, 1))
-            if num_new > CATCH_UP_TOKENS:
-                behind.append((slot, Job(tokens[: len(tokens) - num_new + CATCH_UP_TOKENS], 0)))
-            else:
-                blocks[slot] = judging
+            is_read = num_new <= judging.gamma + 1  # but for what the last round added
+            if is_read or num_new <= budget:
+                blocks[slot], texts[slot] = _judged_here(judging), tokens
+                budget -= 0 if is_read else num_new
+            elif budget > 0:
+                behind.append((slot, Job(tokens[: len(tokens) - num_new + budget], 0)))
+                budget = 0
         if behind:
             self._run_draft(behind)
-        while going := [(slot, judging) for slot, judging in blocks.items() if not judging.is_full]:
-            jobs = [(slot, Job(self._known(judging.tokens), 1)) for slot, judging in going]
-            rows = self._run_draft(jobs)
-            for (slot, judging), row in zip(going, rows, strict=True):
-                blocks[slot] = judging.drafted(row.law(0, judging.sampling, judging.generated()))
+        while going := {slot: own for slot, own in blocks.items() if not own.is_full}:
+            jobs = [(slot, Job(texts[slot], 1)) for slot in going]
+            drafted = self._drafted(self._run_draft(jobs), list(going.values()))
+            for slot, judging in zip(going, drafted, strict=True):
+                blocks[slot] = judging
+                texts[slot] = (*texts[slot], judging.tokens[-1])
         return blocks
 
-    def _run_draft(self, jobs: Sequence[tuple[Slot, Job]]) -> list[Rows]:
+    def _run_draft(self, jobs: Sequence[tuple[Slot, Job]]) -> list[LogitRows]:
         self.num_passes += 1
-        return self.draft.run(jobs)
+        return [LogitRows(logits, self.draft.num_ids) for logits in self.draft.logits(jobs)]
+
+    def _drafted(self, rows: Sequence[LogitRows], judgings: Sequence[Judging]) -> list[Judging]:
+        """One drafted token more for each."""
+        if self.batches_laws:
+            return draw_drafts(rows, judgings)
+        return [
+            judging.drafted(row.law(0, judging.sampling, judging.generated()))
+            for row, judging in zip(rows, judgings, strict=True)
+        ]
 
     def _known(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
         """An id that only the target knows becomes 0: the draft is worse, the text is not."""
         num_ids = self.draft.num_ids
-        if max(tokens) < num_ids:
+        if num_ids >= self.target.num_ids or max(tokens) < num_ids:
             return tokens
         return tuple(token_id if token_id < num_ids else 0 for token_id in tokens)
+
+
+def _judged_here(judging: Judging) -> Judging:
+    """Its replacements are drawn where the laws are."""
+    is_textbook = isinstance(judging.scheme, OnEdge)
+    return replace(judging, scheme=_ON_EDGE) if is_textbook else judging
+
+
+_ON_EDGE = OnEdgeHere()
 
 
 def _with_block(job: Job, judging: Judging | None) -> Job:

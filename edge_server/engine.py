@@ -83,6 +83,7 @@ class Slot:
     def __init__(self, tenant: bytes = b"") -> None:
         self.tenant = tenant
         self.tokens: tuple[int, ...] = ()
+        """Never more than `blocks` hold."""
         self.blocks: list[int] = []
 
 
@@ -102,10 +103,12 @@ class TorchEngine:
         self._context_len = min(context_len, self.max_cached)
         self._cache = PagedCache(model.config.get_text_config().num_hidden_layers, max_blocks)
         self._selects_rows = "logits_to_keep" in inspect.signature(model.forward).parameters
-        self._least_recent: dict[Slot, None] = {}
-        """Slots that hold blocks, the one used longest ago first."""
+        self._least_recent: dict[Slot, int] = {}
+        """Slots that hold blocks and when they were used, the longest ago first."""
+        self._now = 0
+        """Counts uses: what orders slots and idle blocks."""
         self._num_evictions = 0
-        self._shared = SharedBlocks()
+        self._shared = SharedBlocks(max_blocks // 2)
         self.batches_laws = model.device.type == "cuda"
         """Whether a batch's laws are made and asked together, before anyone else may use the GPU."""
 
@@ -128,14 +131,19 @@ class TorchEngine:
 
     @property
     def num_free_blocks(self) -> int:
-        """Blocks that no slot holds."""
-        return self._cache.num_free
+        """Blocks that no slot holds, those kept for a text that begins as an earlier one included."""
+        return self._cache.num_free + self._shared.num_idle
 
     def open(self, tenant: bytes = b"") -> Slot:
         return Slot(tenant)
 
     def drop(self, slot: Slot) -> None:
-        self._cache.give_back(self._shared.release(slot.blocks))
+        self._now += 1
+        self._empty(slot, self._now)
+
+    def _empty(self, slot: Slot, now: int | None) -> None:
+        """now: others may still come to what the slot shared; None: its room is needed."""
+        self._cache.give_back(self._shared.release(slot.blocks, now))
         slot.tokens, slot.blocks = (), []
         self._least_recent.pop(slot, None)
 
@@ -143,7 +151,15 @@ class TorchEngine:
         if not slot.blocks:
             slot.blocks = self._shared.adopt(slot.tenant, job.tokens)
             slot.tokens = tuple(job.tokens[: len(slot.blocks) * BLOCK_LEN])
+            self._used(slot)
         return len(job.tokens) - self._start(slot, job)
+
+    def _used(self, slot: Slot) -> None:
+        """The slot is the last one to be evicted now, if it holds anything."""
+        self._now += 1
+        self._least_recent.pop(slot, None)
+        if slot.blocks:
+            self._least_recent[slot] = self._now
 
     def _start(self, slot: Slot, job: Job) -> int:
         """The first position to run: what is cached is kept, but wanted rows must be computed.
@@ -162,17 +178,21 @@ class TorchEngine:
         rows = [LogitRows(logits, self.num_ids) for logits in self.logits(batch)]
         if not self.batches_laws:
             return list(rows)
-        return foresee(rows, [job.judging for _, job in batch])
+        return foresee(rows, [job for _, job in batch])
 
     @torch.inference_mode()
     def logits(self, batch: Sequence[tuple[Slot, Job]]) -> list[Tensor]:
         """Logits (num_rows, vocab) for each job; float32, or float64 if the model is."""
         assert len({id(slot) for slot, _ in batch}) == len(batch), "one job per slot"
+        num_wanted = sum(num_blocks_for(len(job.tokens)) for _, job in batch)
+        if num_wanted > self.max_blocks - 1:
+            raise CacheFullError(num_wanted, self.max_blocks - 1)
         starts = [self._start(slot, job) for slot, job in batch]
+        for (slot, _), start in zip(batch, starts, strict=True):
+            slot.tokens = slot.tokens[:start]  # true also if what follows fails half way
         self._reserve(batch, starts)
         pieces = []
         for (slot, job), start in zip(batch, starts, strict=True):
-            slot.tokens = slot.tokens[:start]  # true also if the pass fails half way
             if start < len(job.tokens):
                 pieces.append(Piece(job.tokens[start:], start, slot.blocks, job.num_rows))
         rows = self._forward(pack(pieces, self.model.device)) if pieces else torch.empty(0)
@@ -201,27 +221,39 @@ class TorchEngine:
     def _reserve(self, batch: Sequence[tuple[Slot, Job]], starts: Sequence[int]) -> None:
         """Give every slot of the batch just the blocks it needs; others may lose theirs."""
         counts = [num_blocks_for(len(job.tokens)) for _, job in batch]
-        if sum(counts) > self.max_blocks - 1:
-            raise CacheFullError(sum(counts), self.max_blocks - 1)
-        for (slot, _), count, start in zip(batch, counts, starts, strict=True):
-            kept = min(count, self._num_writable(slot, start))
-            self._cache.give_back(self._shared.release(slot.blocks[kept:]))
-            del slot.blocks[kept:]
-            self._least_recent.pop(slot, None)
-        num_missing = sum(counts) - sum(len(slot.blocks) for slot, _ in batch)
-        while self._cache.num_free < num_missing:
-            self.drop(next(iter(self._least_recent)))
-            self._num_evictions += 1
-        for (slot, _), count in zip(batch, counts, strict=True):
-            slot.blocks += self._cache.take(count - len(slot.blocks))
-            self._least_recent[slot] = None
+        try:
+            for (slot, _), count, start in zip(batch, counts, starts, strict=True):
+                self._least_recent.pop(slot, None)  # not to be evicted
+                kept = min(count, self._num_writable(slot, start))
+                given, slot.blocks = slot.blocks[kept:], slot.blocks[:kept]
+                self._now += 1
+                self._cache.give_back(self._shared.release(given, self._now))
+            self._make_room(sum(counts) - sum(len(slot.blocks) for slot, _ in batch))
+            for (slot, _), count in zip(batch, counts, strict=True):
+                slot.blocks += self._cache.take(count - len(slot.blocks))
+        finally:
+            for slot, _ in batch:
+                self._used(slot)
+
+    def _make_room(self, num_blocks: int) -> None:
+        """Free so many blocks: of what was used longest ago, be it a slot's or idle."""
+        while self._cache.num_free < num_blocks:
+            slot, used = next(iter(self._least_recent.items()), (None, self._now + 1))
+            idle_since = self._shared.idle_since
+            if idle_since is not None and idle_since < used:
+                self._cache.give_back(self._shared.forget_oldest())
+            elif slot is not None:
+                self._empty(slot, None)
+                self._num_evictions += 1
+            else:
+                raise CacheFullError(num_blocks, self._cache.num_free)
 
     def _num_writable(self, slot: Slot, start: int) -> int:
         """Up to which of its blocks a slot may write from `start` on: others read the rest, too."""
         for index in range(start // BLOCK_LEN, len(slot.blocks)):
             if self._shared.num_holders(slot.blocks[index]) > 1:
                 return index
-            self._shared.withdraw(slot.blocks[index])
+            self._cache.give_back(self._shared.withdraw(slot.blocks[index]))
         return len(slot.blocks)
 
 

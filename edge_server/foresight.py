@@ -2,36 +2,38 @@
 
 Sessions judge one after another, on another thread, while the GPU is busy with the next batch; a law
 that asked the GPU then would wait for it. So the engine makes all laws of a batch at once and tries
-every session's judgement: where an answer is missing the trial stops, the missing answers of all
-sessions are fetched together, and it is tried again. Judging is pure, so trying changes nothing. A
-round takes two or three transfers of a few numbers per session; rows of probabilities stay where
-they are.
+what will be done with each job's rows (`edge_server.answers`): how its block is judged, and what else
+the job says will be asked.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from device_runtime.protocol.edge_states import Rows
+from device_runtime.protocol.edge_states import Job, Rows
 from device_runtime.protocol.judging import Judging
-from device_runtime.protocol.law import Floats, Ids, Law
+from device_runtime.protocol.law import Law
 from device_runtime.protocol.sampling import LogitsError, Sampling, to_law
 from device_runtime.protocol.schemes.base import Vocabulary
 from device_runtime.protocol.wire import Writer
-from edge_server.failures import describe
+from edge_server.answers import ForeseenLaw, Question, Trials
 from edge_server.law import LawBatch, to_laws
 
-MAX_TRIALS = 5
-"""After so many the rest is fetched when it is asked for; all schemes that ship need fewer."""
+Generated = Sequence[int]
 
-logger = logging.getLogger(__name__)
+
+@dataclass(frozen=True, slots=True)
+class AskingJob(Job):
+    """A job of whose rows more is asked than its judging says."""
+
+    asks: Callable[[Rows], object] | None = field(default=None, compare=False)
+    """Pure; asks the rows for all that will be asked of them."""
 
 
 class LogitRows:
@@ -41,7 +43,7 @@ class LogitRows:
         self.logits = logits
         self.num_ids = num_ids
 
-    def law(self, row: int, sampling: Sampling, generated: Sequence[int]) -> Law:
+    def law(self, row: int, sampling: Sampling, generated: Generated) -> Law:
         if self.logits.is_cuda:
             rows = self.logits[row : row + 1]
             return to_laws(rows, [sampling], [generated], self.num_ids)[0]
@@ -49,232 +51,160 @@ class LogitRows:
         return to_law(self.logits[row].numpy(), sampling, generated, self.num_ids)
 
 
-class _MissingError(Exception):
-    """A trial asked for an answer that is not there yet."""
+class ForeseenRows:
+    """A job's rows, whose laws are made together with those of the batch's other jobs."""
+
+    def __init__(self, plain: LogitRows, trials: Trials) -> None:
+        self.logits = plain.logits
+        self.num_ids = plain.num_ids
+        self._trials = trials
+        self._laws: dict[tuple[int, Sampling, int], ForeseenLaw | LogitsError] = {}
+
+    def law(self, row: int, sampling: Sampling, generated: Generated) -> Law:
+        key = _law_key(row, sampling, generated)
+        if key not in self._laws:
+            self._trials.ask(self.question(row, sampling, generated))
+        found = self._laws[key]
+        if isinstance(found, LogitsError):
+            raise LogitsError(found.rows)
+        return found
+
+    def question(self, row: int, sampling: Sampling, generated: Generated) -> Question:
+        """A law to be made."""
+        return Question("law", self, (row, sampling, generated), None, row)
+
+    def know(
+        self, kind: str, value: tuple[int, Sampling, Generated], answer: ForeseenLaw | LogitsError
+    ) -> None:
+        """Take over a law, or why there is none."""
+        self._laws[_law_key(*value)] = answer
+
+    def laws_of(self, judging: Judging) -> list[ForeseenLaw]:
+        """Those that judge a block, up to the first that does not exist."""
+        found: list[ForeseenLaw] = []
+        for value in _judged(judging):
+            law = self._laws.get(_law_key(*value))
+            if not isinstance(law, ForeseenLaw):
+                break
+            found.append(law)
+        return found
 
 
-@dataclass(slots=True, eq=False)
-class _Question:
-    """What a trial asked: its kind, the row of the batch, and the arguments."""
-
-    kind: str
-    row: int
-    value: Any
-    law: ForeseenLaw
+def _law_key(row: int, sampling: Sampling, generated: Generated) -> tuple[int, Sampling, int]:
+    # The tokens that penalties count at a row differ in number alone.
+    return row, sampling, len(generated) if sampling.penalises else 0
 
 
-class ForeseenLaw:
-    """One row of a batch as a `Law` that remembers its answers."""
-
-    __slots__ = ("_answers", "_batch", "_questions", "_row", "following")
-
-    def __init__(self, batch: LawBatch, row: int, questions: list[_Question]) -> None:
-        """questions: where the first missing answer of a trial is put down."""
-        self._batch = batch
-        self._row = row
-        self._questions: list[_Question] | None = questions
-        self._answers: dict[tuple[str, bytes], Any] = {}
-        self.following: list[ForeseenLaw] = []
-        """The laws of the block's later tokens: what is asked of this one will be asked of them."""
-
-    def settle(self) -> None:
-        """No more trials: from now on missing answers are fetched one by one."""
-        self._questions = None
-
-    def know(self, kind: str, value: Any, answer: Any) -> None:
-        """Remember an answer."""
-        self._answers[kind, _key(value)] = answer
-
-    def _ask(self, kind: str, value: Any) -> Any:
-        known = self._answers.get((kind, _key(value)))
-        if known is None:
-            question = _Question(kind, self._row, value, self)
-            if self._questions is not None:
-                self._questions.append(question)
-                raise _MissingError
-            answer_all(self._batch, [question])
-            known = self._answers[kind, _key(value)]
-        return known
-
-    def prob(self, ids: Ids) -> Floats:
-        probs: Floats = self._ask("prob", ids)
-        return probs
-
-    def draw(self, uniforms: Floats) -> Ids:
-        ids: Ids = self._ask("draw", uniforms)
-        return ids
-
-    def support(self) -> Ids:
-        ids: Ids = self._ask("support", b"")
-        return ids
-
-    def coupled(self, seed: int, position: int) -> int:
-        """Argmax of log law + shared noise, found where the law is."""
-        return int(self._ask("coupled", (seed, position)))
-
-
-def _key(value: Any) -> bytes:
-    return value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode()
-
-
-class _ForeseenRows:
-    """A job's rows: laws as judged are there already, others are made when asked for."""
-
-    def __init__(self, plain: LogitRows, judging: Judging, laws: list[ForeseenLaw]) -> None:
-        self._plain = plain
-        self._judging = judging
-        self.laws = laws
-        self.vocab = Vocabulary(plain.num_ids)
-
-    def law(self, row: int, sampling: Sampling, generated: Sequence[int]) -> Law:
-        i = row - self._judging.skipped
-        judged = self._judging
-        expected = judged.num_generated(i) if judged.sampling.penalises else 0
-        if i < 0 or sampling != judged.sampling or len(generated) != expected:
-            return self._plain.law(row, sampling, generated)
-        return self.laws[i]
-
-
-def foresee(rows: Sequence[LogitRows], judgings: Sequence[Judging | None]) -> list[Rows]:
-    """Rows whose judging will find its answers; those without one, or with bad logits, as they are."""
-    todo = [
-        (i, judging)
-        for i, judging in enumerate(judgings)
-        if judging is not None and judging.num_rows == len(rows[i].logits)
+def _judged(judging: Judging) -> list[tuple[int, Sampling, Generated]]:
+    """Row, parameters and counted tokens of each law that a block may be judged by."""
+    counted, sampling = judging.generated(), judging.sampling
+    return [
+        (judging.skipped + i, sampling, counted[: judging.num_generated(i)])
+        for i in range(len(judging.block) + 1)
     ]
+
+
+def foresee(rows: Sequence[LogitRows], jobs: Sequence[Job]) -> list[Rows]:
+    """Rows that will find the answers; those of which nothing is known to be asked, as they are."""
     result: list[Rows] = list(rows)
-    if not todo:
-        return result
-    try:
-        batch = _laws_of([(rows[i], judging) for i, judging in todo])
-    except LogitsError:
-        return result  # whose they are shows when each is judged
-    questions: list[_Question] = []
-    tried: list[tuple[Judging, _ForeseenRows]] = []
-    start = 0
-    for i, judging in todo:
-        count = len(judging.block) + 1
-        laws = [ForeseenLaw(batch, start + j, questions) for j in range(count)]
-        for j, law in enumerate(laws):
-            law.following = laws[j + 1 :]
-        result[i] = foreseen = _ForeseenRows(rows[i], judging, laws)
-        tried.append((judging, foreseen))
-        start += count
-    _know_drafted(batch, tried)
-    _try_all(batch, tried, questions)
+    trials = _batch_trials()
+    judged: list[tuple[ForeseenRows, Judging]] = []
+    wishes: list[Callable[[], object]] = []
+    for i, (plain, job) in enumerate(zip(rows, jobs, strict=True)):
+        judging, asks = job.judging, job.asks if isinstance(job, AskingJob) else None
+        if judging is not None and judging.num_rows != len(plain.logits):
+            judging = None
+        if judging is None and asks is None:
+            continue
+        result[i] = found = ForeseenRows(plain, trials)
+        if judging is not None:
+            judged.append((found, judging))
+            wishes.append(partial(_judge, judging, found))
+        if asks is not None:
+            wishes.append(partial(asks, found))
+    if wishes:
+        _know_likely(trials, judged)
+        trials.run(wishes)
     return result
 
 
-def _laws_of(jobs: Sequence[tuple[LogitRows, Judging]]) -> LawBatch:
-    logits = torch.cat([rows.logits[judging.skipped :] for rows, judging in jobs])
-    samplings, generated = [], []
-    for _, judging in jobs:
-        counted = judging.generated()
-        for i in range(len(judging.block) + 1):
-            samplings.append(judging.sampling)
-            generated.append(counted[: judging.num_generated(i)])
-    return to_laws(logits, samplings, generated, jobs[0][0].num_ids)
+def _know_likely(trials: Trials, judged: Sequence[tuple[ForeseenRows, Judging]]) -> None:
+    """The laws that blocks may be judged by, and what most schemes ask of them first."""
+    trials.answer(
+        [found.question(*value) for found, judging in judged for value in _judged(judging)]
+    )
+    questions = []
+    for found, judging in judged:
+        laws = found.laws_of(judging)
+        for i, law in enumerate(laws):
+            law.following = laws[i + 1 :]
+        questions += [
+            law.question("prob", np.array([drafted.token_id]))
+            for law, drafted in zip(laws, judging.block, strict=False)
+        ]
+    trials.answer(questions)
 
 
-def _know_drafted(batch: LawBatch, tried: Sequence[tuple[Judging, _ForeseenRows]]) -> None:
-    """The probabilities of the drafted tokens: most schemes ask for them first."""
-    questions = [
-        _Question("prob", law._row, np.array([drafted.token_id]), law)  # noqa: SLF001
-        for judging, rows in tried
-        for law, drafted in zip(rows.laws, judging.block, strict=False)
-    ]
-    answer_all(batch, questions)
+def _judge(judging: Judging, rows: ForeseenRows) -> None:
+    judgement = judging.judge(rows)
+    if judgement.rejection is not None:  # a scheme may read the law as late as here
+        vocab = Vocabulary(rows.num_ids)
+        judging.scheme.write_rejection(Writer(), judgement.rejection, vocab)
 
 
-def _try_all(
-    batch: LawBatch,
-    tried: Sequence[tuple[Judging, _ForeseenRows]],
-    questions: list[_Question],
-) -> None:
-    waiting = list(tried)
-    for _ in range(MAX_TRIALS):
-        waiting = [(judging, rows) for judging, rows in waiting if _lacks_answers(judging, rows)]
-        if not waiting:
-            break
-        answer_all(batch, questions)
-        questions.clear()
-    for _, rows in tried:
-        for law in rows.laws:
-            law.settle()
+def draw_drafts(rows: Sequence[LogitRows], judgings: Sequence[Judging]) -> list[Judging]:
+    """Each with one more drafted token, from the law of its only row: all laws at once."""
+    trials = _batch_trials()
+    found = [ForeseenRows(plain, trials) for plain in rows]
+    drafted: dict[int, Judging] = {}
+
+    def draft(i: int) -> None:
+        judging = judgings[i]
+        drafted[i] = judging.drafted(found[i].law(0, judging.sampling, judging.generated()))
+
+    trials.answer(
+        [own.question(0, j.sampling, j.generated()) for own, j in zip(found, judgings, strict=True)]
+    )
+    trials.run([partial(draft, i) for i in range(len(judgings))])
+    for i in range(len(judgings)):
+        if i not in drafted:  # a law that does not exist says so here
+            draft(i)
+    return [drafted[i] for i in range(len(judgings))]
 
 
-def _lacks_answers(judging: Judging, rows: _ForeseenRows) -> bool:
-    try:
-        judgement = judging.judge(rows)
-        if judgement.rejection is not None:  # a scheme may read the law as late as here
-            judging.scheme.write_rejection(Writer(), judgement.rejection, rows.vocab)
-    except _MissingError:
-        return True
-    except Exception as error:  # noqa: BLE001 -- it will show again where its session is judged
-        logger.debug("a trial failed: %s", describe(error))
-    return False
+def _batch_trials() -> Trials:
+    """Trials that can make laws."""
+
+    def make_laws(asked: Sequence[Question]) -> None:
+        if not asked:
+            return
+        try:
+            batch = _laws_of(asked)
+        except LogitsError as error:
+            # They harm their own jobs; the others go on without them.
+            bad = [asked[i] for i in error.rows]
+            for question in bad:
+                question.asker.know("law", question.value, LogitsError())
+            make_laws([question for question in asked if question not in bad])
+            return
+        for row, question in enumerate(asked):
+            question.asker.know("law", question.value, ForeseenLaw(batch, row, trials))
+
+    trials = Trials({"law": make_laws})
+    return trials
 
 
-def answer_all(batch: LawBatch, questions: Sequence[_Question]) -> None:
-    """Fetch the answers, those of a kind together."""
-    by_kind: dict[str, list[_Question]] = {}
-    for question in questions:
-        by_kind.setdefault(question.kind, []).append(question)
-    for kind, asked in by_kind.items():
-        _ANSWER[kind](batch, asked)
-
-
-def _answer_prob(batch: LawBatch, asked: Sequence[_Question]) -> None:
-    probs = batch.prob([question.row for question in asked], _padded([q.value for q in asked]))
-    for question, row in zip(asked, probs, strict=True):
-        question.law.know("prob", question.value, row[: len(question.value)])
-
-
-def _answer_draw(batch: LawBatch, asked: Sequence[_Question]) -> None:
-    """Draws, and their probabilities, which are asked for next."""
-    rows = [question.row for question in asked]
-    drawn = batch.draw(rows, _padded([question.value for question in asked]))
-    probs = batch.prob(rows, drawn)
-    for question, ids, weights in zip(asked, drawn, probs, strict=True):
-        count = len(question.value)
-        question.law.know("draw", question.value, ids[:count])
-        question.law.know("prob", ids[:count], weights[:count])
-
-
-def _answer_support(batch: LawBatch, asked: Sequence[_Question]) -> None:
-    """Whole laws, for schemes that need them: the edge draws from a residual or sends a row."""
+def _laws_of(asked: Sequence[Question]) -> LawBatch:
+    """The laws of some rows of some jobs; LogitsError names those that no law follows from."""
+    runs: list[tuple[ForeseenRows, int, int]] = []  # of rows that stand together: one slice each
     for question in asked:
-        ids = batch[question.row].support()
-        question.law.know("support", b"", ids)
-        question.law.know("prob", ids, batch.prob([question.row], ids[None])[0])
-
-
-def _answer_coupled(batch: LawBatch, asked: Sequence[_Question]) -> None:
-    """For the rest of the block, too: if this token stands, the next one is asked for."""
-    wanted = [
-        (law, row, (question.value[0], question.value[1] + ahead))
-        for question in asked
-        for ahead, (law, row) in enumerate(
-            [(question.law, question.row), *((law, law._row) for law in question.law.following)]  # noqa: SLF001
-        )
-    ]
-    ids = batch.coupled([row for _, row, _ in wanted], [place for _, _, place in wanted])
-    for (law, _, place), token_id in zip(wanted, ids.tolist(), strict=True):
-        law.know("coupled", place, token_id)
-
-
-_ANSWER = {
-    "prob": _answer_prob,
-    "draw": _answer_draw,
-    "support": _answer_support,
-    "coupled": _answer_coupled,
-}
-
-
-def _padded(values: Sequence[np.ndarray[Any, Any]]) -> Any:
-    """Rows (n, longest) of arrays; shorter ones end with zeros."""
-    longest = max(len(value) for value in values)
-    rows = np.zeros((len(values), longest), values[0].dtype)
-    for row, value in zip(rows, values, strict=True):
-        row[: len(value)] = value
-    return rows
+        own, row = question.asker, question.row
+        assert isinstance(own, ForeseenRows)
+        if runs and runs[-1][0] is own and runs[-1][2] == row:
+            runs[-1] = own, runs[-1][1], row + 1
+        else:
+            runs.append((own, row, row + 1))
+    logits = torch.cat([own.logits[first:end] for own, first, end in runs])
+    samplings = [question.value[1] for question in asked]
+    generated = [question.value[2] for question in asked]
+    return to_laws(logits, samplings, generated, runs[0][0].num_ids)

@@ -16,6 +16,9 @@ from edge_server.trace import Trace
 
 S = TypeVar("S")
 
+PACE_S = 0.25
+"""How often a stream that waits for its client's rate looks whether something else has come."""
+
 
 class Front(Generic[S]):
     """Jobs go through here to the scheduler; their results are counted here."""
@@ -33,11 +36,20 @@ class Front(Generic[S]):
 
         begins: a generation begins here; otherwise it goes on.
         """
+        self.scheduler.admit()  # first: what is refused here must cost nothing
         if begins:
             self._admission.begin(identity)
         else:
             self._admission.go_on(identity)
-        self.scheduler.admit()
+
+    def debt_s(self, identity: Identity) -> float:
+        """For how long the client's streams must rest until they are within its rate; 0 if they are."""
+        return self._admission.debt_s(identity)
+
+    @property
+    def foresees(self) -> bool:
+        """Whether the engine wants to know all that will be asked of a job's rows."""
+        return bool(getattr(self.scheduler.engine, "batches_laws", False))
 
     def refused(self, error: BusyError) -> None:
         """Count that somebody was put off."""

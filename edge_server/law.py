@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from device_runtime.protocol.law import Floats, Ids
+from device_runtime.protocol.law import Floats, Ids, Law
 from device_runtime.protocol.penalties import adjustments
 from device_runtime.protocol.sampling import LogitsError, Sampling
 from edge_server.noise import shared_gumbel
@@ -45,56 +45,119 @@ class LawBatch:
 
     def draw(self, rows: Sequence[int], uniforms: Floats) -> Ids:
         """Ids (n, k) by inverse CDF in id order from uniforms (n, k) in [0, 1), one law a row."""
-        probs = self.probs[list(rows)]
-        cdf = probs.cumsum(1)
-        goals = torch.tensor(uniforms, device=cdf.device) * cdf[:, -1:]
-        ids = torch.searchsorted(cdf, goals, right=True).clamp_(max=cdf.shape[1] - 1)
-        # A scan in parallel may round upwards where the probability is 0, and a draw end there.
-        drawn: Ids
-        drawn, possible = torch.stack((ids, probs.gather(1, ids) > 0)).numpy(force=True)
-        for i, k in np.argwhere(possible == 0):
-            support = self[rows[i]].support()
-            drawn[i, k] = support[min(np.searchsorted(support, drawn[i, k]), len(support) - 1)]
-        return drawn
+        return _drawn(self.probs[list(rows)], uniforms)
+
+    def draw_above(self, rows: Sequence[int], others: Sequence[Law], uniforms: Floats) -> Ids:
+        """As `draw`, from norm(max(0, p − q)) with a law q of `others` for each row p.
+
+        From p itself where rounding left nothing of it, as `known_draft.residual` has it.
+        """
+        own = self.probs[list(rows)]
+        left = own.clone()
+        _subtract(left, others)
+        left.clamp_(min=0.0)
+        is_empty = ~left.any(1, keepdim=True)
+        return _drawn(torch.where(is_empty, own, left), uniforms)
 
     def coupled(self, rows: Sequence[int], places: Sequence[tuple[int, int]]) -> Ids:
         """Ids (n,): argmax of log law + noise shared at (seed, position), one law a row."""
         probs = self.probs[list(rows)]
         ids = torch.arange(probs.shape[1], device=probs.device)
-        noise = torch.stack([shared_gumbel(seed, position, ids) for seed, position in places])
-        best: Ids = probs.log().add_(noise).argmax(1).numpy(force=True)
+        chances = probs.log().add_(shared_gumbel(places, ids))
+        best: Ids = chances.masked_fill_(probs == 0, -torch.inf).argmax(1).numpy(force=True)
         return best
+
+    def rows_on_host(self, rows: Sequence[int]) -> list[tuple[Ids, Floats]]:
+        """The support of each law, ascending, and its probabilities: all that there is of it."""
+        probs = self.probs[list(rows)]
+        is_inside = probs > 0
+        counts = is_inside.sum(1).tolist()
+        # Columns as int32: what crosses is what it costs.
+        columns = is_inside.nonzero()[:, 1].to(torch.int32).numpy(force=True).astype(np.int64)
+        values = probs[is_inside].numpy(force=True)
+        ends = np.cumsum(counts)[:-1]
+        return list(zip(np.split(columns, ends), np.split(values, ends), strict=True))
+
+    def most_probable(self, rows: Sequence[int], count: int) -> tuple[Ids, Floats]:
+        """Ids (n, count) of the largest probabilities and these, falling, one law a row."""
+        probs, ids = self.probs[list(rows)].topk(min(count, self.probs.shape[1]))
+        return ids.numpy(force=True), probs.numpy(force=True)
+
+
+def _drawn(weights: Tensor, uniforms: Floats) -> Ids:
+    """Ids (n, k) by inverse CDF in id order from weights (n, vocab) and uniforms (n, k)."""
+    cdf = weights.cumsum(1)
+    goals = torch.tensor(uniforms, device=cdf.device) * cdf[:, -1:]
+    ids = torch.searchsorted(cdf, goals, right=True).clamp_(max=cdf.shape[1] - 1)
+    # A scan in parallel may round upwards where the probability is 0, and a draw end there.
+    drawn: Ids
+    drawn, possible = torch.stack((ids, weights.gather(1, ids) > 0)).numpy(force=True)
+    for i, k in np.argwhere(possible == 0):
+        support = weights[i].nonzero().squeeze(1).numpy(force=True)
+        drawn[i, k] = support[min(np.searchsorted(support, drawn[i, k]), len(support) - 1)]
+    return drawn
+
+
+def _subtract(rows: Tensor, others: Sequence[Law]) -> None:
+    """Take from each row (n, vocab) the probabilities of its law, in place."""
+    by_batch: dict[int, list[int]] = {}
+    at, ids, probs = [], [], []
+    for i, other in enumerate(others):
+        if isinstance(other, TorchLaw):
+            by_batch.setdefault(id(other.batch), []).append(i)
+        else:
+            at.append(np.full(len(other.support()), i))
+            ids.append(other.support())
+            probs.append(other.prob(other.support()))
+    for members in by_batch.values():
+        laws = [law for i in members if isinstance(law := others[i], TorchLaw)]
+        known = laws[0].batch.probs[[law.row for law in laws]]
+        rows[members, : known.shape[1]] -= known
+    if at:
+        where = tuple(torch.tensor(np.concatenate(part), device=rows.device) for part in (at, ids))
+        rows[where] -= torch.tensor(np.concatenate(probs), device=rows.device)
 
 
 class TorchLaw:
     """One row of a `LawBatch` as a `Law`."""
 
-    __slots__ = ("_batch", "_row")
+    __slots__ = ("batch", "row")
 
     def __init__(self, batch: LawBatch, row: int) -> None:
-        self._batch = batch
-        self._row = row
-
-    def coupled(self, seed: int, position: int) -> int:
-        """Argmax of log law + shared noise, found where the law is."""
-        return int(self._batch.coupled([self._row], [(seed, position)])[0])
+        self.batch = batch
+        self.row = row
 
     @property
     def probs(self) -> Tensor:
         """The probabilities (vocab,) of all ids, where the model runs."""
-        return self._batch.probs[self._row]
+        return self.batch.probs[self.row]
 
     def prob(self, ids: Ids) -> Floats:
-        probs: Floats = self._batch.prob([self._row], ids[None])[0]
+        probs: Floats = self.batch.prob([self.row], ids[None])[0]
         return probs
 
     def draw(self, uniforms: Floats) -> Ids:
-        ids: Ids = self._batch.draw([self._row], uniforms[None])[0]
+        ids: Ids = self.batch.draw([self.row], uniforms[None])[0]
         return ids
 
     def support(self) -> Ids:
-        ids: Ids = self.probs.nonzero().squeeze(1).numpy(force=True)
+        return self.batch.rows_on_host([self.row])[0][0]
+
+    # what a law on a GPU finds there, so that rows of probabilities need not leave it
+
+    def coupled(self, seed: int, position: int) -> int:
+        """Argmax of log law + shared noise."""
+        return int(self.batch.coupled([self.row], [(seed, position)])[0])
+
+    def draw_above(self, q: Law, uniforms: Floats) -> Ids:
+        """Ids (n,) from norm(max(0, p − q))."""
+        ids: Ids = self.batch.draw_above([self.row], [q], uniforms[None])[0]
         return ids
+
+    def most_probable(self, count: int) -> tuple[Ids, Floats]:
+        """The ids (n,) of the largest probabilities and these, falling."""
+        ids, probs = self.batch.most_probable([self.row], count)
+        return ids[0], probs[0]
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ not looked up in a list but tried: the engine's logits must be those of the plai
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.
 DEVICES = ("auto", "cpu", "cuda")
 
 _TRIAL_LEN = 40
-_TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-2, torch.bfloat16: 0.3}
+TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-2, torch.bfloat16: 0.3}
 """Largest difference of a logit, over the logits' standard deviation. float64 is not tighter,
 because most models compute their norms in float32."""
 
@@ -48,6 +49,7 @@ def load_engine(
     """
     place = resolve_device(device)
     model = checkpoint.load(resolve_dtype(dtype, place), place, NAME)
+    _check_rows(model, num_ids, checkpoint)
     context_len = checkpoint.context_len
     trial = TorchEngine(
         model, num_ids=num_ids, context_len=context_len, max_blocks=4 + num_blocks_for(_TRIAL_LEN)
@@ -62,6 +64,18 @@ def load_engine(
             f"{trial.block_bytes} bytes; give it more memory (--cache-gib)"
         )
     return TorchEngine(model, num_ids=num_ids, context_len=context_len, max_blocks=max_blocks)
+
+
+def _check_rows(model: PreTrainedModel, num_ids: int, checkpoint: Checkpoint) -> None:
+    """CheckpointError where a token has no row: it would fail a batch, and on a GPU the process."""
+    layers: tuple[Any, ...] = (model.get_input_embeddings(), model.get_output_embeddings())
+    rows = [len(layer.weight) for layer in layers if layer is not None]
+    if rows and min(rows) < num_ids:
+        raise CheckpointError(
+            f"the tokenizer of {checkpoint.folder} defines {num_ids} ids, but the model has "
+            f"{min(rows)} rows for them; put the tokenizer beside it that it was trained with, or "
+            "call resize_token_embeddings and save it again"
+        )
 
 
 def resolve_device(name: str) -> torch.device:
@@ -108,10 +122,10 @@ def try_model(engine: TorchEngine) -> None:
             f"models of the kind {kind} do not work with a batched cache ({type(error).__name__}: "
             f"{error}); serve one whose layers all use transformers' attention interface"
         ) from error
-    if not deviation <= _TOLERANCE[model.dtype]:
+    if not deviation <= TOLERANCE[model.dtype]:
         raise CheckpointError(
             f"models of the kind {kind} give other logits in a batch than alone, by "
-            f"{deviation:.2g} standard deviations where {_TOLERANCE[model.dtype]:g} would be "
+            f"{deviation:.2g} standard deviations where {TOLERANCE[model.dtype]:g} would be "
             f"rounding in {model.dtype}; serve another architecture"
         )
 

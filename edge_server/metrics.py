@@ -137,9 +137,8 @@ class _Standing(Collector):
         yield _gauge("tandem_queue_jobs", "Jobs that wait or run", status.queue_jobs)
         yield _gauge("tandem_completions", "Completions over HTTP that run", status.completions)
         sessions = GaugeMetricFamily("tandem_sessions", "Device sessions", labels=["state"])
-        num_connected = sum(session.connected for session in status.sessions)
-        sessions.add_metric(["connected"], num_connected)
-        sessions.add_metric(["waiting"], len(status.sessions) - num_connected)
+        sessions.add_metric(["connected"], status.connected)
+        sessions.add_metric(["waiting"], status.waiting)
         yield sessions
         yield _gauge("tandem_cache_capacity_tokens", "Of all texts", status.cache_capacity_tokens)
         if status.cache_used_tokens is not None:

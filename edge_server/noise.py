@@ -6,15 +6,27 @@ and sums wrap around alike, and a right shift must clear the copies of the sign 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from device_runtime.protocol.randomness import GOLDEN_GAMMA, MIX_1, MIX_2, Purpose, stream_key
+from device_runtime.protocol.randomness import (
+    BELOW_ONE,
+    GOLDEN_GAMMA,
+    MIX_1,
+    MIX_2,
+    Purpose,
+    stream_key,
+)
 
 
-def stream_bits(key: int, counters: Tensor) -> Tensor:
-    """64 bits (…) as int64 at the counters (…), int64, of the stream."""
-    z = (counters + 1) * _signed(GOLDEN_GAMMA) + _signed(key)
+def stream_bits(key: int | Tensor, counters: Tensor) -> Tensor:
+    """64 bits (…) as int64 at the counters (…), int64, of the stream.
+
+    Keys as an int64 tensor (n, 1) give the bits (n, …) of n streams.
+    """
+    z = (counters + 1) * _signed(GOLDEN_GAMMA) + (_signed(key) if isinstance(key, int) else key)
     z = (z ^ _shifted(z, 30)) * _signed(MIX_1)
     z = (z ^ _shifted(z, 27)) * _signed(MIX_2)
     return z ^ _shifted(z, 31)
@@ -25,12 +37,13 @@ def stream_uniforms(key: int, counters: Tensor) -> Tensor:
     return _shifted(stream_bits(key, counters), 11).to(torch.float64) * 2.0**-53
 
 
-def shared_gumbel(seed: int, position: int, ids: Tensor) -> Tensor:
-    """Gumbel noise (n,), float64, of the ids (n,) at an absolute position: the device's own."""
-    key = stream_key(seed, position, Purpose.SHARED_NOISE)
-    bits = _shifted(stream_bits(key, ids), 11)
-    uniforms = (bits.to(torch.float64) + 0.5) * 2.0**-53
-    return -torch.log(-torch.log(uniforms))
+def shared_gumbel(places: Sequence[tuple[int, int]], ids: Tensor) -> Tensor:
+    """Gumbel noise (places, ids), float64, at places (seed, absolute position): the device's own."""
+    keys = [_signed(stream_key(*place, Purpose.SHARED_NOISE)) for place in places]
+    bits = _shifted(stream_bits(torch.tensor(keys, device=ids.device)[:, None], ids), 11)
+    # In place from here on: a batch of large vocabularies is some hundred megabytes each time.
+    uniforms = bits.to(torch.float64).add_(0.5).mul_(2.0**-53).clamp_(max=BELOW_ONE)
+    return uniforms.log_().neg_().log_().neg_()
 
 
 def _signed(word: int) -> int:

@@ -1,7 +1,8 @@
 """What clients may ask of the OpenAI-compatible routes. Whatever is not listed here is refused.
 
 Names, defaults and ranges are OpenAI's; top_k, min_p and repetition_penalty are added, as other
-servers have them. null stands for the default.
+servers have them. null stands for the default. Lists end with their first wrong item: each error
+costs more than the item it is about, and one is told.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class _Request(_Strict):
     frequency_penalty: _Number | None = Field(None, ge=-2, le=2)
     logit_bias: dict[_BiasId, _Bias] | None = Field(None, max_length=MAX_BIASES)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
-    stop: _Stop | Annotated[list[_Stop], Field(max_length=MAX_STOPS)] | None = None
+    stop: _Stop | Annotated[list[_Stop], Field(max_length=MAX_STOPS, fail_fast=True)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: int | None = Field(None, ge=1, le=1)
@@ -99,8 +100,8 @@ class CompletionRequest(_Request):
 
     prompt: (
         str
-        | Annotated[list[_TokenId], Field(min_length=1, max_length=MAX_TOKENS)]
-        | Annotated[list[str], Field(min_length=1, max_length=1)]
+        | Annotated[list[_TokenId], Field(min_length=1, max_length=MAX_TOKENS, fail_fast=True)]
+        | Annotated[list[str], Field(min_length=1, max_length=1, fail_fast=True)]
     )
     logprobs: int | None = Field(None, ge=0, le=MAX_TOP)
     best_of: int | None = Field(None, ge=1, le=1)
@@ -129,7 +130,9 @@ class ChatMessage(_Strict):
 
     # Templates write the role between special tokens, as trusted text.
     role: str = Field(pattern=r"^[a-z_]{1,32}$")
-    content: _Content | Annotated[list[TextPart], Field(min_length=1, max_length=64)]
+    content: (
+        _Content | Annotated[list[TextPart], Field(min_length=1, max_length=64, fail_fast=True)]
+    )
 
     @property
     def text(self) -> str:
@@ -142,7 +145,7 @@ class ChatMessage(_Strict):
 class ChatRequest(_Request):
     """A chat to answer."""
 
-    messages: list[ChatMessage] = Field(min_length=1, max_length=MAX_MESSAGES)
+    messages: list[ChatMessage] = Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)
     max_completion_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP)

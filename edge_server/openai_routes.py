@@ -10,25 +10,22 @@ import time
 from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import asdict
-from typing import Any, TypeVar
+from typing import Any
 
 from aiohttp import web
-from pydantic import ValidationError
 
-from device_runtime.protocol.errors import ConfigError
 from edge_server.auth import IDENTITY
 from edge_server.completion import Completion, CutError, Delta, Wish
+from edge_server.endings import deadline
 from edge_server.failures import describe
-from edge_server.http_errors import ApiError, draining, error_body, from_validation
+from edge_server.http_errors import ApiError, draining, error_body
 from edge_server.metrics import Operation
+from edge_server.openai_bodies import Request, parsed
 from edge_server.openai_replies import Reply, model_json
 from edge_server.openai_requests import MAX_BODY_BYTES, ChatRequest, CompletionRequest
 from edge_server.scheduler import BusyError
 from edge_server.state import EDGE, Edge
 from edge_server.text import EdgeText, PromptError
-
-Request = CompletionRequest | ChatRequest
-R = TypeVar("R", CompletionRequest, ChatRequest)
 
 COMPLETIONS_PATH = "/v1/completions"
 CHAT_PATH = "/v1/chat/completions"
@@ -41,13 +38,12 @@ logger = logging.getLogger(__name__)
 
 async def completions(request: web.Request) -> web.StreamResponse:
     """Continue a text."""
-    asked = await _read(request, CompletionRequest)
-    return await _answer(request, asked, "text_completion")
+    return await _admitted(request, CompletionRequest, "text_completion")
 
 
 async def chat_completions(request: web.Request) -> web.StreamResponse:
     """Answer a chat."""
-    return await _answer(request, await _read(request, ChatRequest), "chat")
+    return await _admitted(request, ChatRequest, "chat")
 
 
 async def models(request: web.Request) -> web.Response:
@@ -73,63 +69,74 @@ def _check_model(name: str, edge: Edge) -> None:
         raise ApiError(404, text, param="model", code="model_not_found")
 
 
-async def _read(request: web.Request, kind: type[R]) -> R:
-    """The request's body, checked; ApiError says what is wrong with it."""
+async def _admitted(
+    request: web.Request, kind: type[Request], operation: Operation
+) -> web.StreamResponse:
+    """A place for the completion comes first: parsing and tokenising a body are work, too."""
+    edge = request.app[EDGE]
+    try:
+        with edge.arriving():
+            body = await _body(request)
+        if edge.draining:
+            raise draining()
+        with edge.place(request[IDENTITY]):
+            context_len, num_ids = edge.facts.context_len, edge.facts.num_ids
+            asked = await parsed(body, kind, num_ids=num_ids, context_len=context_len)
+            response = await _answer(request, asked, operation)
+    except BusyError as error:
+        edge.metrics.refused(error)
+        raise
+    await _end(request, response)
+    return response
+
+
+async def _body(request: web.Request) -> bytes:
+    """The body as it came; ApiError where it is no JSON by its head, too large or too slow."""
     if request.content_type != "application/json":  # also keeps foreign web pages out
         raise ApiError(415, "the body must be application/json")
     if (request.content_length or 0) > MAX_BODY_BYTES:
         raise ApiError(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
     read_timeout_s = request.app[EDGE].config.send_timeout_s
     try:
-        body = await asyncio.wait_for(request.read(), read_timeout_s)
+        return await asyncio.wait_for(request.read(), read_timeout_s)
     except (TimeoutError, asyncio.TimeoutError):
         raise ApiError(408, "the body did not arrive in time") from None
-    try:
-        asked = kind.model_validate_json(body)
-        asked.check(request.app[EDGE].facts.num_ids)
-    except ValidationError as error:
-        raise from_validation(error) from None
-    except ConfigError as error:
-        raise ApiError(400, str(error), code="invalid_value") from None
-    return asked
 
 
 async def _answer(request: web.Request, asked: Request, operation: Operation) -> web.StreamResponse:
-    edge, identity = request.app[EDGE], request[IDENTITY]
+    edge = request.app[EDGE]
     _check_model(asked.model, edge)
     assert edge.text is not None
     prompt_ids = await _prompt_ids(edge, edge.text, asked)
     if edge.draining:
         raise draining()
-    try:
-        edge.admit_completion(identity)
-    except BusyError as error:
-        edge.metrics.refused(error)
-        raise
     context = () if isinstance(asked, ChatRequest) else prompt_ids
     detokenizer = edge.text.detokenizer(context, asked.stops)
     wish = _wish(asked, prompt_ids, edge.facts.context_len)
-    completion = Completion(edge.front, edge.facts, identity, wish, detokenizer)
+    completion = Completion(edge.front, edge.facts, request[IDENTITY], wish, detokenizer)
     reply = Reply(operation, edge.facts.model, edge.text, wish.num_top is not None)
-    edge.enter(completion)
+    edge.completions.add(completion)
     error_kind = "cancelled"
     try:
         if asked.stream:
-            response = await _streamed(request, asked, completion, reply)
+            response, error_kind = await _streamed(request, asked, completion, reply)
         else:
-            response = await _whole(completion, reply)
-        error_kind = ""
-        return response
-    except CutError:
-        error_kind = "draining"
-        raise draining() from None
+            response, error_kind = await _whole(completion, reply), ""
     except Exception as error:
-        error_kind = type(error).__name__
+        error_kind = _kind_of(error)
+        if isinstance(error, CutError):
+            raise draining() from None
         raise
     finally:
-        edge.leave(completion)
+        edge.completions.discard(completion)
         edge.metrics.completion_done(operation, completion.usage, error_kind)
         _log(completion, operation, error_kind)
+    return response
+
+
+def _kind_of(error: Exception) -> str:
+    """How a failure is counted and logged."""
+    return "draining" if isinstance(error, CutError) else type(error).__name__
 
 
 async def _prompt_ids(edge: Edge, text: EdgeText, asked: Request) -> tuple[int, ...]:
@@ -180,8 +187,11 @@ async def _whole(completion: Completion[Any], reply: Reply) -> web.Response:
 
 async def _streamed(
     request: web.Request, asked: Request, completion: Completion[Any], reply: Reply
-) -> web.StreamResponse:
-    """Server-sent events. A client that goes away, or does not read, ends the completion."""
+) -> tuple[web.StreamResponse, str]:
+    """Server-sent events, and what went wrong once they had begun; "" if nothing did.
+
+    A client that goes away, or does not read, ends the completion.
+    """
     response = web.StreamResponse(
         headers={"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
     )
@@ -200,12 +210,13 @@ async def _streamed(
             if not opened or isinstance(error, ConnectionError):
                 raise
             await _send(request, response, _last_words(error))
-            return response
+            await _end(request, response)
+            return response, _kind_of(error)
     if asked.stream_options is not None and asked.stream_options.include_usage:
         await _send(request, response, reply.closing(completion.usage))
-    await response.write(b"data: [DONE]\n\n")
-    await response.write_eof()
-    return response
+    await _write(request, response, b"[DONE]")
+    await _end(request, response)
+    return response, ""
 
 
 def _last_words(error: Exception) -> dict[str, Any]:
@@ -220,18 +231,21 @@ async def _send(
     request: web.Request, response: web.StreamResponse, data: dict[str, Any] | None
 ) -> None:
     """One event; ConnectionError if the client is gone or does not take it in time."""
-    if data is None:
-        return
-    transport = request.transport
-    watch = None
-    if transport is not None:
-        timeout_s = request.app[EDGE].config.send_timeout_s
-        watch = asyncio.get_running_loop().call_later(timeout_s, transport.abort)
-    try:
-        await response.write(b"data: " + json.dumps(data, ensure_ascii=False).encode() + b"\n\n")
-    finally:
-        if watch is not None:
-            watch.cancel()
+    if data is not None:
+        await _write(request, response, json.dumps(data, ensure_ascii=False).encode())
+
+
+async def _end(request: web.Request, response: web.StreamResponse) -> None:
+    """All that is left of the response, within the same time; again does no harm."""
+    with deadline(request.transport, request.app[EDGE].config.send_timeout_s):
+        if not response.prepared:
+            await response.prepare(request)
+        await response.write_eof()
+
+
+async def _write(request: web.Request, response: web.StreamResponse, data: bytes) -> None:
+    with deadline(request.transport, request.app[EDGE].config.send_timeout_s):
+        await response.write(b"data: " + data + b"\n\n")
 
 
 def _log(completion: Completion[Any], operation: Operation, error_kind: str) -> None:

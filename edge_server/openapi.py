@@ -63,7 +63,7 @@ def describe_api(model: str, *, with_completions: bool) -> Json:
 def _paths(*, with_completions: bool) -> Json:
     plain, form = {"text/plain": {"schema": {"type": "string"}}}, _json_of({"type": "object"})
     paths: Json = {
-        "/healthz": {"get": _get("The process answers.", plain, is_open=True)},
+        "/healthz": {"get": _get("The process can serve.", plain, 503, is_open=True)},
         "/readyz": {"get": _get("New sessions are welcome.", plain, 503, is_open=True)},
         "/metrics": {"get": _get("Metrics for Prometheus.", plain, 401)},
         "/v1/status": {"get": _get("How things stand, for `tandem top`.", form, 401)},

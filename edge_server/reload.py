@@ -20,6 +20,7 @@ from edge_server.admission import Rates
 from edge_server.auth import read_tokens_file
 from edge_server.config import EdgeConfig
 from edge_server.state import EDGE, Edge
+from edge_server.tls import load_certificate
 
 LIVE = frozenset((
     "tokens_file", "insecure", "tls_cert", "tls_key", "max_sessions", "max_sessions_per_token",
@@ -49,7 +50,7 @@ def reload(
         )
         tokens = read_tokens_file(Path(config.tokens_file)) if config.tokens_file else ()
         if tls is not None:
-            tls.load_cert_chain(config.tls_cert, config.tls_key)
+            load_certificate(tls, config)
     except (ConfigError, OSError, ssl.SSLError) as error:
         logger.error("reload: nothing was changed: %s", error)  # noqa: TRY400 -- a user's mistake
         return

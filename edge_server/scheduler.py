@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from device_runtime.protocol.edge_states import Job, Rows
-from device_runtime.protocol.errors import ErrorCode, RemoteError
+from device_runtime.protocol.errors import ErrorCode, RemoteError, TandemError
 from edge_server.cache import BLOCK_LEN
 from edge_server.engine import TargetEngine
 from edge_server.failures import describe
@@ -38,6 +38,10 @@ class BusyError(RemoteError):
     def __init__(self, what: str, retry_after_s: float) -> None:
         self.retry_after_s = retry_after_s
         super().__init__(ErrorCode.BUSY, what)
+
+
+class StoppedError(TandemError):
+    """A bug ended the scheduler: no job runs any more, until the server is started again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +107,8 @@ class Scheduler(Generic[S]):
         self._seconds_per_job = 0.0
         self.healthy = True
         """False after a batch failed, until one succeeds."""
+        self.stopped = False
+        """True once a bug has ended `serve`."""
 
     @property
     def num_waiting(self) -> int:
@@ -140,6 +146,8 @@ class Scheduler(Generic[S]):
         charge is told how many tokens the model must run for the job, when that is known; times
         holds where its time went, once it is done.
         """
+        if self.stopped:
+            raise StoppedError
         result: asyncio.Future[Rows] = asyncio.get_running_loop().create_future()
         request = _Request(slot, job, result, charge, times or JobTimes())
         self._waiting.append(request)
@@ -156,6 +164,12 @@ class Scheduler(Generic[S]):
                 self._wake.clear()
                 while self._tidy():
                     await self._run_batch(thread)
+        except Exception:
+            self.stopped, self.healthy = True, False
+            for request in self._waiting:
+                if not request.result.done():
+                    request.result.set_exception(StoppedError())
+            raise
         finally:
             for request in self._waiting:
                 request.result.cancel()
@@ -218,7 +232,7 @@ class Scheduler(Generic[S]):
         """Rows of each job. If a batch fails, each job is tried alone: one may be at fault."""
         loop = asyncio.get_running_loop()
         try:
-            rows = await loop.run_in_executor(thread, self.engine.run, jobs)
+            rows = await loop.run_in_executor(thread, self._run_engine, jobs)
         except Exception as error:  # noqa: BLE001 -- whatever it is, the others must go on
             logger.error("a batch of %d jobs failed: %s", len(jobs), describe(error))  # noqa: TRY400
             self.healthy = False
@@ -229,11 +243,20 @@ class Scheduler(Generic[S]):
         self.healthy = True
         return rows
 
+    def _run_engine(self, jobs: Sequence[tuple[S, Job]]) -> list[Rows]:
+        """In the engine's thread. A future cannot hold StopIteration: it would never be done."""
+        try:
+            return self.engine.run(jobs)
+        except StopIteration as error:
+            raise RuntimeError("the engine ran out of an iterator") from error
+
 
 def _seen(request: _Request[S]) -> Waiting:
     """A request as the plan sees it."""
     assert request.num_new is not None
-    return Waiting(request.num_new, len(request.job.tokens), request.num_new <= ROUND_TOKENS)
+    job = request.job
+    drafts = max(0, job.judging.gamma) if job.judging is not None else 0  # an engine's own
+    return Waiting(request.num_new, len(job.tokens) + drafts, request.num_new <= ROUND_TOKENS)
 
 
 def _part(request: _Request[S], share: Share) -> Job:

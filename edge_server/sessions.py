@@ -13,6 +13,7 @@ from device_runtime.protocol.edge_session import EdgeSession
 from device_runtime.protocol.edge_states import EdgeFacts
 from edge_server.admission import RateError
 from edge_server.auth import Identity
+from edge_server.residual import scheme_here
 from edge_server.scheduler import BusyError, Scheduler
 from edge_server.status import SessionStatus
 from edge_server.tally import Tally
@@ -93,7 +94,7 @@ class Registry(Generic[S]):
             raise BusyError(f"{len(everyone)} sessions are open", BUSY_RETRY_S)
         token = secrets.token_bytes(RESUME_TOKEN_BYTES)
         self._num_opened += 1
-        session = EdgeSession(self._facts, token)
+        session = EdgeSession(self._facts, token, scheme_of=scheme_here)
         held = Held(self._num_opened, session, self._scheduler.open(identity), identity, owner)
         held.answered_s = self._clock()
         self._held[token] = held
@@ -110,8 +111,13 @@ class Registry(Generic[S]):
         """A message of the session was answered now."""
         held.answered_s = self._clock()
 
-    def statuses(self) -> tuple[SessionStatus, ...]:
-        """Every session, in the order in which they were opened."""
+    @property
+    def num_connected(self) -> int:
+        """Sessions whose device is there."""
+        return sum(held.owner is not None for held in self._held.values())
+
+    def statuses(self, identity: Identity) -> tuple[SessionStatus, ...]:
+        """Every session of this client, in the order in which they were opened."""
         now_s = self._clock()
         return tuple(
             SessionStatus(
@@ -123,6 +129,7 @@ class Registry(Generic[S]):
                 alpha=held.tally.alpha,
             )
             for held in self._held.values()
+            if held.identity == identity
         )
 
     def find(self, resume_token: bytes, identity: Identity) -> Held[S] | None:

@@ -4,12 +4,15 @@ A block may be shared once a prompt has filled it. It is found by the text up to
 token by token, and by the tenant: how long a first token takes tells whether somebody else has sent
 the same beginning (arXiv 2411.18191 and CVE-2025-46570 measure it), so a beginning is never shared
 between bearer tokens, nor between clients without one.
+
+What the last holder gives back stays for the tenant's next text that begins so, *idle*, until its
+room is needed: chats that follow each other read their system prompt once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from edge_server.cache import BLOCK_LEN
@@ -22,18 +25,35 @@ _Key: TypeAlias = "tuple[bytes | int, tuple[int, ...]]"
 class _Node:
     key: _Key
     num_holders: int
+    followers: set[int] = field(default_factory=set)
+    """Shared blocks whose keys name this one; whoever holds one of them holds this one, too."""
 
 
 class SharedBlocks:
-    """Counts the sessions that hold a block. A block no session holds is forgotten."""
+    """Counts the sessions that hold a block; those that nobody holds may be taken away."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_idle: int) -> None:
+        """max_idle: so many blocks that nobody holds are kept at most."""
+        self._max_idle = max_idle
         self._blocks: dict[_Key, int] = {}
         self._nodes: dict[int, _Node] = {}
+        self._idle: dict[int, int] = {}
+        """Block → when its last holder gave it back, the longest ago first, ends of texts before
+        their beginnings."""
 
     def __contains__(self, block: int) -> bool:
         """Whether other sessions hold the block, or may come to."""
         return block in self._nodes
+
+    @property
+    def num_idle(self) -> int:
+        """Blocks kept that nobody holds."""
+        return len(self._idle)
+
+    @property
+    def idle_since(self) -> int | None:
+        """When the block that is idle for longest was given back; None if none is."""
+        return next(iter(self._idle.values()), None)
 
     def num_holders(self, block: int) -> int:
         """Sessions that hold it."""
@@ -51,6 +71,7 @@ class SharedBlocks:
             before = block
         for block in found:
             self._nodes[block].num_holders += 1
+            self._idle.pop(block, None)
         return found
 
     def offer(self, tenant: bytes, tokens: Sequence[int], blocks: Sequence[int]) -> None:
@@ -64,24 +85,52 @@ class SharedBlocks:
                     break  # written twice at the same time; the first one stays
                 self._blocks[key] = block
                 self._nodes[block] = _Node(key, 1)
+                if isinstance(before, int):
+                    self._nodes[before].followers.add(block)
             before = block
 
-    def release(self, blocks: Iterable[int]) -> list[int]:
-        """One holder fewer; those blocks that nobody holds any more."""
-        return [block for block in blocks if self._is_free(block)]
+    def release(self, blocks: Sequence[int], now: int | None) -> list[int]:
+        """One holder fewer of a text's blocks; those that are free now.
 
-    def _is_free(self, block: int) -> bool:
-        node = self._nodes.get(block)
-        if node is None:
-            return True
-        node.num_holders -= 1
-        if node.num_holders == 0:
-            self.withdraw(block)
-            return True
-        return False
+        now: blocks that others may still come to are kept from then on; None keeps none.
+        """
+        free = []
+        for block in reversed(blocks):  # ends first: a beginning is of use without its end
+            node = self._nodes.get(block)
+            if node is None:
+                free.append(block)
+                continue
+            node.num_holders -= 1
+            if node.num_holders == 0:
+                if now is None:
+                    free += [block, *self.withdraw(block)]
+                else:
+                    self._idle[block] = now
+        while len(self._idle) > self._max_idle:
+            free += self.forget_oldest()
+        return free
 
-    def withdraw(self, block: int) -> None:
-        """Its only holder is going to write to it, or gives it back."""
-        node = self._nodes.pop(block, None)
-        if node is not None:
-            del self._blocks[node.key]
+    def forget_oldest(self) -> list[int]:
+        """Give up the block that is idle for longest, and what only follows it; there must be one."""
+        block = next(iter(self._idle))
+        del self._idle[block]
+        return [block, *self.withdraw(block)]
+
+    def withdraw(self, block: int) -> list[int]:
+        """The block is going to hold something else: nobody finds it any more, nor what follows it.
+
+        What followed it and was idle is free now.
+        """
+        if block in self._nodes:
+            before, _ = self._nodes[block].key
+            if isinstance(before, int):
+                self._nodes[before].followers.discard(block)
+        free: list[int] = []
+        gone = [block]
+        while gone:
+            node = self._nodes.pop(gone.pop(), None)
+            if node is not None:
+                del self._blocks[node.key]
+                free += [one for one in node.followers if self._idle.pop(one, None) is not None]
+                gone += node.followers
+        return free

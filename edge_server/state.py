@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,6 +56,11 @@ class Edge:
     probes: Probes
     connections: dict[Connection[Any], Identity] = field(default_factory=dict)
     completions: set[Completion[Any]] = field(default_factory=set)
+    """Those that write; a few more may still be read."""
+    places: list[Identity] = field(default_factory=list)
+    """Of completions: whose they are, from before their body is parsed until they are over."""
+    num_arriving: int = 0
+    """Bodies on their way."""
     closing: set[asyncio.Future[None]] = field(default_factory=set)
     """Connections being ended, because their bearer token is gone."""
     draining: bool = False
@@ -64,35 +70,45 @@ class Edge:
     def __post_init__(self) -> None:
         self.no_completions.set()
 
-    def enter(self, completion: Completion[Any]) -> None:
-        """It runs."""
-        self.completions.add(completion)
-        self.no_completions.clear()
-
-    def leave(self, completion: Completion[Any]) -> None:
-        """It is over."""
-        self.completions.discard(completion)
-        if not self.completions:
-            self.no_completions.set()
-
     @property
     def ready(self) -> bool:
         """Whether new sessions are welcome."""
         return self.scheduler.healthy and not self.draining
 
-    def admit_completion(self, identity: Identity) -> None:
-        """BusyError unless a completion of this client may begin now."""
+    @contextmanager
+    def arriving(self) -> Iterator[None]:
+        """While a body is on its way; BusyError where too many are: each may hold megabytes."""
+        if self.num_arriving >= 2 * self.config.max_completions:
+            raise BusyError(f"{self.num_arriving} bodies are on their way", BUSY_RETRY_S)
+        self.num_arriving += 1
+        try:
+            yield
+        finally:
+            self.num_arriving -= 1
+
+    @contextmanager
+    def place(self, identity: Identity) -> Iterator[None]:
+        """For one completion, before any work is done for it; BusyError if it may not begin now."""
         config = self.config
-        own = sum(completion.identity == identity for completion in self.completions)
+        own = self.places.count(identity)
         if 0 < config.max_completions_per_token <= own:
             raise RateError(f"{own} completions of this client run", BUSY_RETRY_S)
-        if len(self.completions) >= config.max_completions:
+        if len(self.places) >= config.max_completions:
             raise BusyError(f"{config.max_completions} completions run", BUSY_RETRY_S)
         self.front.admit(identity, begins=True)
+        self.places.append(identity)
+        self.no_completions.clear()
+        try:
+            yield
+        finally:
+            self.places.remove(identity)
+            if not self.places:
+                self.no_completions.set()
 
-    def status(self) -> Status:
-        """How things stand."""
+    def status(self, identity: Identity | None = None) -> Status:
+        """How things stand, with the sessions of this client if there is one that asks."""
         probes, batches = self.probes, self.batches
+        connected = self.registry.num_connected
         return Status(
             model=self.facts.model,
             ready=self.ready,
@@ -108,7 +124,9 @@ class Edge:
             cache_used_tokens=probes.cache_used_tokens() if probes.cache_used_tokens else None,
             evictions=self.engine.num_evictions,
             gpu=probes.gpu() if probes.gpu else None,
-            sessions=self.registry.statuses(),
+            connected=connected,
+            waiting=len(self.registry) - connected,
+            sessions=() if identity is None else self.registry.statuses(identity),
         )
 
 

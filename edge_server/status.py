@@ -1,6 +1,7 @@
 """How things stand: one snapshot, which `/v1/status` gives as JSON, `/metrics` and `tandem top` read.
 
-It names sessions by number and says nothing of what is written in them.
+It names sessions by number and says nothing of what is written in them. A client sees its own
+sessions, and of all others only how many there are.
 """
 
 from __future__ import annotations
@@ -56,4 +57,9 @@ class Status:
     cache_used_tokens: int | None
     evictions: int
     gpu: GpuStatus | None
+    connected: int
+    """Sessions of all clients, as the next one."""
+    waiting: int
+    """For their device to come back."""
     sessions: tuple[SessionStatus, ...]
+    """Those of the client that asks: what others do is none of its business."""

@@ -52,9 +52,12 @@ def rates(before: Json, after: Json) -> Json:
 
 
 def frame(status: Json, now: Json) -> RenderableType:
-    """One picture: the server, then its busiest sessions."""
-    sessions = _sessions(status, now) if status["sessions"] else "no sessions"
-    return Group(_head(status, now), sessions)
+    """One picture: the server, then the busiest of this client's sessions."""
+    own, total = len(status["sessions"]), status["connected"] + status["waiting"]
+    parts = [_head(status, now), _sessions(status, now) if own else "no sessions"]
+    if own < total:
+        parts.append(f"sessions of this token: {own} of {total}; the server shows no others")
+    return Group(*parts)
 
 
 def _head(status: Json, now: Json) -> RenderableType:
@@ -77,11 +80,10 @@ def _head(status: Json, now: Json) -> RenderableType:
         f"batches/s {now['batches_per_s']:.1f}",
         f"model {now['model_tokens_per_s']:.0f} tokens/s",
     )
-    connected = sum(session["connected"] for session in status["sessions"])
     grid.add_row(
         f"queue {status['queue_jobs']} jobs",
         f"completions {status['completions']}",
-        f"sessions {connected} connected, {len(status['sessions']) - connected} waiting",
+        f"sessions {status['connected']} connected, {status['waiting']} waiting",
     )
     grid.add_row(*_memory(status))
     return Group(title, grid)

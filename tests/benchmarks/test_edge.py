@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from benchmarks import edge_floors
-from benchmarks.edge_load import Heard, _difference, sessions_within
-from benchmarks.edge_map import NONE, Cost, Setting, best, winners
+from benchmarks import edge_floors, edge_replay
+from benchmarks.edge_floors import Floor, Plan, gain_floor
+from benchmarks.edge_load import Heard, Load, Player, _difference, sessions_within
+from benchmarks.edge_map import NONE, Cost, Setting, best, costs, winners
 from benchmarks.edge_passes import pass_s, pretend_read, random_engine
+from benchmarks.edge_replay import drafting_s, standing, stream_s, verify_s
 from benchmarks.edge_report import markdown, values_of
 from benchmarks.edge_trace import Exchange, Trace, load, num_committed, save
 from benchmarks.record import Record, read
 from device_runtime.cli import main
-from device_runtime.protocol.errors import ConfigError
-from device_runtime.protocol.messages import Ending, Verdict, encode
+from device_runtime.protocol.edge_states import Job
+from device_runtime.protocol.errors import ConfigError, ErrorCode
+from device_runtime.protocol.messages import Begun, Ending, Refusal, Verdict, encode
+from device_runtime.protocol.sampling import to_law
 from edge_server.cache import num_blocks_for
+from edge_server.edge_draft import DraftingEngine
 
 ACCOUNTS = {
     "loop_cpu_s": 3.0, "law_cpu_s": 1.0, "num_laws": 900, "engine_s": 5.0, "num_judged": 400,
@@ -28,14 +34,19 @@ ACCOUNTS = {
 
 
 def heard() -> Heard:
-    return Heard(1000, 400, [0.02] * 400, [0.1], [0.004, 0.006, 0.02], 0, 0, 10.0, ACCOUNTS)
+    return Heard(
+        num_tokens=1000, num_rounds=400, round_s=[0.02] * 400, first_s=[0.1],
+        per_token_s=[0.004, 0.006, 0.02], seconds=10.0, accounts=ACCOUNTS,
+    )  # fmt: skip
 
 
-def test_the_server_s_time_leaves_out_laws() -> None:
+def test_laws_are_the_engine_s_time_wherever_they_are_made_and_not_the_server_s() -> None:
+    """Drafts of the edge's own have theirs made within the engine's batches: so all arms pay alike."""
     values = values_of(heard())
     assert values["server_cpu_s_per_round"] == pytest.approx(2.0 / 400)
     assert values["law_cpu_s_per_round"] == pytest.approx(1.0 / 400)
-    assert values["engine_s_per_token"] == pytest.approx(0.005)
+    assert values["engine_s_per_token"] == pytest.approx(0.006)
+    assert values["engine_busy"] == pytest.approx(0.5)
     assert values["rounds_per_s"] == 40 and values["tokens_per_round"] == 2.5
     assert values["queue_p50_s"] == 0.002 and values["batch_jobs_mean"] == 6
     assert values["cache_bytes_per_session"] == 1024
@@ -135,8 +146,173 @@ def test_floors_without_a_gpu_say_so(tmp_path: Path) -> None:
 
 @pytest.mark.gpu
 def test_the_floors_run(tmp_path: Path) -> None:
-    assert main(["bench", "edge", "--gpu-floors", "--out", str(tmp_path)]) == 0
+    code = main(["bench", "edge", "--gpu-floors", "--out", str(tmp_path)])
     assert "ratio" in read(tmp_path / "results.jsonl")[0].results
+    assert (code == 0) is ("MISSES" not in (tmp_path / "table.md").read_text())
+
+
+TINY_PLAN = Plan(
+    SMALL, SMALL | {"num_hidden_layers": 1}, sessions=3, new=3, context=64, contexts=(64, 128),
+    counts=(1, 3), limits_s=(1e-6, 100.0), gain_context=128, gain_limit_s=100.0,
+    numerics_layers=1, repeats=1, spare_bytes=0,
+)  # fmt: skip
+
+
+@pytest.fixture
+def tiny_floors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`tandem bench edge --gpu-floors` on this processor, with models that take no time."""
+    run = edge_floors.run
+
+    def tiny(out: Path, console: Any) -> Any:
+        return run(out, console, TINY_PLAN, torch.device("cpu"))
+
+    monkeypatch.setattr(edge_floors, "run", tiny)
+    monkeypatch.setattr(edge_floors, "SETTING", Setting(alpha=0.7, gamma=4, think_s=0.0))
+
+
+@pytest.mark.usefixtures("tiny_floors")
+@pytest.mark.parametrize(("most", "least"), [(1e9, 0.0), (1e-9, 0.0), (1e9, 1e9)])
+def test_one_command_measures_all_floors_and_fails_where_one_is_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: float, least: float
+) -> None:
+    monkeypatch.setattr(edge_floors, "MAX_RATIO", most)
+    monkeypatch.setattr(edge_floors, "MIN_GAIN", least)
+    code = main(["bench", "edge", "--gpu-floors", "--out", str(tmp_path)])
+    text = (tmp_path / "table.md").read_text()
+    num_missed = (most < 1) + (least > 1)
+    assert code == (1 if num_missed else 0)
+    assert text.count("MISSES") == num_missed
+    assert f"floors missed: {num_missed} of 3" in text
+    for words in ("verify pass, 3 sessions × 3 tokens", "logits in bf16", "per GPU second"):
+        assert words in text
+    ratio, error, *map_ = read(tmp_path / "results.jsonl")
+    assert ratio.results["pass_s"] > 0 and ratio.results["verify_p50_s"] > 0
+    assert 0 < error.results["logit_error"] < 0.3
+    assert {record.settings["arm"] for record in map_} == {"edge", "edge+draft", "split"}
+    assert len(map_) == 3 * 2 * 2
+    assert (tmp_path / "map.png").exists()
+
+
+def test_the_gain_can_be_reached_at_all() -> None:
+    """Device, link and an edge without any work of its own keep the limit, with time to spare."""
+    setting, plan = edge_floors.SETTING, edge_floors.FLOORS
+    left_s = plan.gain_limit_s * setting.tokens_per_round - setting.think_s
+    assert 0.05 < left_s < 0.06
+    assert plan.gain_context in plan.contexts
+
+
+def test_the_gain_compares_the_best_of_both_arms_within_the_limit() -> None:
+    plan = Plan({}, {}, gain_context=64, gain_limit_s=0.05)
+    found = [
+        Cost("edge", 64, 8, 0.02, 0.004), Cost("edge", 64, 64, 0.06, 0.001),
+        Cost("split", 64, 8, 0.04, 0.0015), Cost("split", 32, 8, 0.04, 0.0001),
+    ]  # fmt: skip
+    floor = gain_floor(found, plan)
+    assert floor.is_kept and "2.67 ×; keeps ≥ 2" in floor.text
+    assert not gain_floor(found[1:], plan).is_kept
+    assert "edge only cannot keep" in gain_floor(found[1:], plan).text
+    assert not Floor.of("x", 1.36, "≤", 1.35).is_kept
+
+
+# batches that are judged for real
+
+
+def test_as_many_tokens_stand_as_the_acceptance_says() -> None:
+    for alpha in (0.3, 0.7, 0.9):
+        counts = [standing(number, 4, alpha) for number in range(4000)]
+        for k in range(1, 5):
+            assert sum(count >= k for count in counts) / 4000 == pytest.approx(alpha**k, abs=0.005)
+    assert (standing(3, 4, 1.0), standing(3, 4, 0.0)) == (4, 0)
+
+
+@pytest.mark.parametrize("batches_laws", [False, True])
+def test_replayed_rounds_are_judged_and_end_as_they_were_made_up(
+    batches_laws: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = random_engine(SMALL, dtype=torch.float32, device=torch.device("cpu"), max_blocks=60)
+    monkeypatch.setattr(engine, "batches_laws", batches_laws)
+    free = engine.num_free_blocks
+    seen: list[int] = []
+    original = edge_replay._judged
+
+    def judged(job: Any, rows: Any) -> Any:
+        judgement = original(job, rows)
+        seen.append(judgement.num_accepted)
+        return judgement
+
+    monkeypatch.setattr(edge_replay, "_judged", judged)
+    timed = verify_s(engine, 4, 64, 4, alpha=0.7, repeats=3)
+    assert sorted(seen) == sorted(standing(number, 4, 0.7) for number in range(16))
+    assert timed.tokens_per_round == pytest.approx(sum(seen) / len(seen) + 1)
+    assert timed.seconds > 0
+    assert stream_s(engine, 4, 64, repeats=1) > 0
+    assert engine.num_free_blocks == free
+
+
+@pytest.mark.parametrize("batches_laws", [False, True])
+def test_the_edge_s_own_drafts_are_timed_as_it_drafts_them(
+    batches_laws: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpu = torch.device("cpu")
+    engines = [
+        random_engine(SMALL, dtype=torch.float32, device=cpu, max_blocks=60) for _ in range(2)
+    ]
+    for engine in engines:
+        monkeypatch.setattr(engine, "batches_laws", batches_laws)
+    drafting = DraftingEngine(*engines)
+    assert drafting_s(drafting, 3, 64, gamma=4, repeats=2) > 0
+    assert drafting.num_passes == 3 * 4
+    found = costs(drafting, (64,), (1, 400), Setting(), repeats=1)
+    assert [cost.arm for cost in found] == ["edge", "edge+draft", "split"]  # 400 do not fit
+
+
+def test_random_logits_have_nuclei_of_a_trained_model_s_size() -> None:
+    shape = SMALL | {"vocab_size": 32_000}
+    engine = random_engine(shape, dtype=torch.float32, device=torch.device("cpu"), max_blocks=9)
+    (logits,) = engine.logits([(engine.open(), Job(tuple(range(40)), 8))])
+    for row in logits:
+        law = to_law(row.numpy(), edge_replay.SAMPLING, ())
+        assert 2 <= len(law.ids) <= 1000
+
+
+# what devices hear
+
+
+class FakeSocket:
+    """Answers as a test says."""
+
+    def __init__(self, *answers: bytes) -> None:
+        self.answers = list(answers)
+
+    async def send_bytes(self, data: bytes) -> None:
+        assert data
+
+    async def receive_bytes(self) -> bytes:
+        return self.answers.pop(0)
+
+
+@pytest.mark.parametrize(
+    ("second", "flipped", "refused"),
+    [(b"\2", 0, 0), (encode(Refusal(ErrorCode.BUSY, 0.001)), 0, 1), (encode(Begun(7)), 1, 0)],
+)
+async def test_a_refusal_is_no_flipped_answer(second: bytes, flipped: int, refused: int) -> None:
+    trace = Trace(5, 3, 4, [Exchange("01", "01", 0), Exchange("02", "02", 4)])
+    player = Player("http://x", [trace], Load("split", 1, 0.0, 0.0))
+    player.counts = True
+    socket: Any = FakeSocket(b"\1", second)
+    await player._answer(socket, trace)
+    assert (player.heard.num_flipped, player.heard.num_refused) == (flipped, refused)
+
+
+async def test_a_stream_that_is_refused_is_counted_once_it_counts() -> None:
+    trace = Trace(5, 3, 4, [Exchange("01", "01", 0)])
+    player = Player("http://x", [trace], Load("edge", 1, 0.0, 0.0))
+    busy = encode(Refusal(ErrorCode.BUSY, 0.001))
+    for counts in (False, True):
+        player.counts = counts
+        socket: Any = FakeSocket(b"\1", busy)
+        await player._answer(socket, trace)
+    assert player.heard.num_refused == 1
 
 
 @pytest.mark.slow
@@ -144,8 +320,12 @@ def test_a_short_run_gives_records_a_table_and_a_picture(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["--quick", "--sessions", "1", "--sessions", "4", "--json", "--out", str(tmp_path)]
-    assert main(["bench", "edge", *arguments]) == 0
+    assert main(["bench", "edge", *arguments, "--live"]) == 0
     records = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert len(records) == 3 * 2 + 3
+    assert len(records) == 3 * 2 + 3 + 2
     assert all(record["results"]["verified_tokens_per_s"] > 0 for record in records)
+    live = [record for record in records if record["settings"]["arm"] == "split-live"]
+    assert all(record["results"]["alpha"] > 0.3 for record in live)
+    expected = "bfloat16" if torch.cuda.is_available() else "float32"
+    assert {record["settings"]["dtype"] for record in records} == {expected}
     assert {path.name for path in tmp_path.iterdir()} == {"results.jsonl", "table.md", "edge.png"}

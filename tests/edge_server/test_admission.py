@@ -67,6 +67,17 @@ def test_tokens_go_into_debt_and_the_wait_pays_it_back(clock: Clock) -> None:
     admission.go_on(ALICE)
 
 
+def test_a_debt_is_told_for_streams_to_rest(clock: Clock) -> None:
+    admission = Admission(Rates(tokens_per_minute=60), clock)
+    assert admission.debt_s(ALICE) == 0.0
+    admission.charge(ALICE, 62)
+    assert admission.debt_s(ALICE) == pytest.approx(3)
+    assert admission.debt_s(BOB) == 0.0
+    clock.now_s += 3.001
+    assert admission.debt_s(ALICE) == 0.0
+    assert Admission(Rates(), clock).debt_s(ALICE) == 0.0
+
+
 def test_rates_below_one_a_minute_admit_at_last(clock: Clock) -> None:
     admission = Admission(Rates(requests_per_minute=0.5), clock)
     admission.begin(ALICE)

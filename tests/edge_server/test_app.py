@@ -43,10 +43,10 @@ from edge_server.connection import HASHED_AT_ONCE, TAKEN_OVER
 from edge_server.state import EDGE
 from tests.edge_client import SESSION_PATH, EdgeClient
 from tests.table_engine import TableEngine
-from tests.table_model import TableDrafter, random_table, vocabulary_hash
+from tests.table_model import TableDrafter, random_table, vocabulary_hash, wandering_table
 
 VOCAB = 16
-LLM = random_table(VOCAB, seed=1)
+LLM = wandering_table(VOCAB, seed=1)
 SLM = (LLM + random_table(VOCAB, seed=2, spread=1.0)).astype(np.float32)
 PROMPT = [3, 1, 4, 1, 5]
 GREEDY = Sampling(temperature=0.0)
@@ -379,6 +379,27 @@ async def test_a_bug_becomes_one_code_and_the_log_holds_no_text(
     assert await again.stream(5) == greedy_text([11], 5)
 
 
+async def test_a_server_whose_scheduler_died_says_so_and_nobody_waits_for_ever(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = await serve()
+    device = await connect(client)
+
+    def on_batch(_: object) -> None:
+        raise KeyError("a bug")
+
+    client.app[EDGE].scheduler.on_batch = on_batch
+    code = await asyncio.wait_for(device.refusal(device.session.begin(a_generation())), 5)
+    assert code is ErrorCode.INTERNAL
+    await until(lambda: "the scheduler stopped: KeyError" in caplog.text)
+    assert (await client.get("/readyz")).status == 503
+    assert (await client.get("/healthz")).status == 503
+    assert "tandem_ready 0.0" in await (await client.get("/metrics")).text()
+    late = await connect(client)
+    code = await asyncio.wait_for(late.refusal(late.session.begin(a_generation())), 5)
+    assert code is ErrorCode.INTERNAL
+
+
 @pytest.mark.parametrize("message", [Cancel(), Round(0, 0, 0, 0, (), 0, 0, b"")])
 async def test_the_first_message_must_be_a_hello(serve: Serve, message: Any) -> None:
     client = await serve()
@@ -484,6 +505,38 @@ async def test_tokens_are_charged_and_a_client_in_debt_waits(serve: Serve) -> No
     assert 115 < answer.retry_after_s <= 126  # 20 in debt, and one to go on with
     text = await (await client.get("/metrics")).text()
     assert 'tandem_refused_total{limit="client"} 1.0' in text
+
+
+async def test_a_stream_that_has_begun_goes_on_at_its_client_s_rate(
+    serve: Serve, engine: TableEngine
+) -> None:
+    device = await connect(await serve(tokens_per_minute=60))
+    await device.begin(a_generation())
+    await device.socket.send_bytes(device.session.stream(100_000))
+    # A minute's worth may come at once, the five of the prompt among it, and then one a second.
+    await until(lambda: len(engine.batches) >= 56)
+    before = len(engine.batches)
+    await asyncio.sleep(2.5)
+    assert 1 <= len(engine.batches) - before <= 4
+    await device.socket.send_bytes(device.session.cancel())
+    start_s = asyncio.get_running_loop().time()
+    while not device.session.receive_tokens(await device.receive()).last:
+        pass
+    assert asyncio.get_running_loop().time() - start_s < 1.0
+
+
+async def test_a_refusal_by_the_queue_spends_no_request(serve: Serve, engine: TableEngine) -> None:
+    client = await serve(max_queue=1, requests_per_minute=2)
+    first, second = await connect(client), await connect(client)
+    engine.gate.clear()
+    await first.socket.send_bytes(first.session.begin(a_generation()))
+    await until(lambda: len(engine.batches) == 1)
+    begin = second.session.begin(a_generation())
+    for _ in range(3):
+        assert decode(await second.exchange(begin)).code is ErrorCode.BUSY  # type: ignore[union-attr]
+    engine.gate.set()
+    first.session.receive_begun(await first.receive())
+    second.session.receive_begun(await second.exchange(begin))
 
 
 async def test_one_client_holds_only_its_share_of_sessions(serve: Serve, tmp_path: Path) -> None:
@@ -695,6 +748,35 @@ async def test_every_route_but_the_health_checks_needs_a_token(
         assert allowed.status != 401
     await EdgeClient.connect(client, a_session(), good)
     await EdgeClient.connect(client, a_session(), "another-long-token")
+
+
+@pytest.mark.parametrize(
+    "origin", ["http://evil.test", "https://evil.test:8600", "null", "http://10.0.0.1:1", "x", ""]
+)
+async def test_a_foreign_web_page_cannot_use_an_edge_without_tokens(
+    serve: Serve, origin: str
+) -> None:
+    """It runs in a browser on this machine, for which an edge on the loopback address is open."""
+    client = await serve()
+    with pytest.raises(WSServerHandshakeError, match="403"):
+        await client.ws_connect(SESSION_PATH, headers={"Origin": origin})
+    assert (await client.get("/v1/status", headers={"Origin": origin})).status == 403
+    name = {"Origin": "http://evil.test", "Host": "evil.test"}  # a name that was bound to us
+    with pytest.raises(WSServerHandshakeError, match="403"):
+        await client.ws_connect(SESSION_PATH, headers=name)
+
+
+async def test_a_page_of_this_very_address_and_programs_may_use_it(
+    serve: Serve, tmp_path: Path
+) -> None:
+    client = await serve()
+    own = str(client.make_url("/")).rstrip("/")
+    await client.ws_connect(SESSION_PATH, headers={"Origin": own})
+    await client.ws_connect(SESSION_PATH)
+    (tmp_path / "tokens").write_text("only-for-this-test")
+    guarded = await serve(tokens_file=str(tmp_path / "tokens"))
+    headers = {"Origin": "http://evil.test", "Authorization": "Bearer only-for-this-test"}
+    await guarded.ws_connect(SESSION_PATH, headers=headers)  # who knows the token may
 
 
 async def test_tokens_never_reach_the_log(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
+import pytest
 import torch
 
+from edge_server.batch import stretch_of
 from edge_server.cache import BLOCK_LEN, ZERO_BLOCK, PagedCache
 
 HEADS, SIZE = 2, 4
@@ -25,6 +28,38 @@ def test_keys_and_values_come_back_from_the_blocks_of_a_table() -> None:
     assert keys.shape == (2, HEADS, 2 * BLOCK_LEN, SIZE)
     assert keys[:, 0, ::BLOCK_LEN, 0].tolist() == [[5.0, 3.0], [3.0, 0.0]]
     assert values[:, 1, ::BLOCK_LEN, 3].tolist() == [[6.0, 4.0], [4.0, 0.0]]
+
+
+@pytest.mark.parametrize(
+    "tables", [[[3]], [[2, 3, 4]], [[1, 2], [4, 5], [7, 8]], [[5, 6], [5, 6]], [[1, 2], [2, 3]]]
+)
+def test_blocks_in_a_row_are_read_where_they_are(tables: list[list[int]]) -> None:
+    """The same numbers without a copy."""
+    cache = PagedCache(num_layers=1, max_blocks=10)
+    cache.take(9)
+    for block in range(1, 10):
+        write(cache, block, float(block))
+    stretch = stretch_of(np.array(tables))
+    assert stretch is not None
+    copied = cache.gather(0, torch.tensor(tables))
+    viewed = cache.gather(0, torch.tensor(tables), stretch)
+    for ours, theirs, pool in zip(viewed, copied, cache._pools[0], strict=True):
+        assert torch.equal(ours, theirs)
+        assert ours.untyped_storage().data_ptr() == pool.untyped_storage().data_ptr()
+
+
+@pytest.mark.parametrize(
+    "tables", [[[2, 1]], [[1, 3]], [[1, 2], [3, ZERO_BLOCK]], [[1], [2], [4]], [[4], [2]]]
+)
+def test_blocks_out_of_order_must_be_gathered(tables: list[list[int]]) -> None:
+    assert stretch_of(np.array(tables)) is None
+
+
+def test_blocks_that_were_used_before_are_handed_out_in_order() -> None:
+    cache = PagedCache(num_layers=1, max_blocks=9)
+    blocks = cache.take(8)
+    cache.give_back([blocks[i] for i in (5, 2, 7, 0)])
+    assert cache.take(4) == sorted(blocks[i] for i in (5, 2, 7, 0))
 
 
 def test_a_block_is_handed_out_once_and_never_the_zero_block() -> None:

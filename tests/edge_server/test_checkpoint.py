@@ -53,6 +53,13 @@ def test_a_checkpoint_tells_its_name_context_and_end(folder: Path) -> None:
     assert opened.end_ids == (END_ID,)
 
 
+def test_more_ids_than_the_model_has_rows_are_refused(folder: Path) -> None:
+    """An id without a row would end the first batch that holds it, on a GPU the whole process."""
+    load(folder, num_ids=NUM_TOKENS + 16)  # padding rows are rows
+    with pytest.raises(CheckpointError, match="defines 401 ids, but the model has 400 rows"):
+        load(folder, num_ids=NUM_TOKENS + 17)
+
+
 @pytest.mark.parametrize(
     ("stated", "wanted"), [(3, (3,)), ([5, 2, 5], (5, 2)), (None, ())], ids=str
 )

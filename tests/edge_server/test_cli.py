@@ -18,8 +18,8 @@ import pytest
 
 from device_runtime import cli
 from device_runtime.protocol.messages import Hello, Welcome, decode, encode
-from edge_server.cli import tls_context
 from edge_server.config import EdgeConfig
+from edge_server.tls import tls_context
 from tests.tiny_models import NUM_TOKENS
 
 SETTINGS = ("--device", "cpu", "--dtype", "float32", "--cache-gib", "0.01", "--threads", "1")

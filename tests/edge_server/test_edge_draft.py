@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -17,10 +18,12 @@ from device_runtime.protocol.judging import DraftedRows, Judging
 from device_runtime.protocol.messages import Begin, Hello, Stream, Tokens, decode, encode
 from device_runtime.protocol.sampling import Sampling, to_law
 from device_runtime.protocol.schemes import SCHEMES
+from edge_server.cache import BLOCK_LEN
 from edge_server.checkpoint import Checkpoint
-from edge_server.edge_draft import CATCH_UP_TOKENS, DraftingEngine, load_edge_draft
+from edge_server.edge_draft import CATCH_UP_TOKENS, DraftingEngine, TwoSlots, load_edge_draft
 from edge_server.engine import TorchEngine
 from edge_server.facts import read_tokens
+from edge_server.scheduler import Scheduler
 from tests.exact_law import EnumeratedStreams, enumerate_law
 from tests.table_model import TableRows, random_table, vocabulary_hash
 from tests.tiny_models import END_ID, NUM_TOKENS, tiny_model, with_noise
@@ -219,6 +222,78 @@ def test_catching_up_takes_chunks(
         kinds.append(isinstance(rows, DraftedRows))
     assert kinds == [False, False, True]
     drafting.drop(slot)
+
+
+def test_catching_up_is_bounded_over_all_sessions(
+    drafting: DraftingEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many prompts come at once, the draft model reads no more beside a batch."""
+    monkeypatch.setattr("edge_server.edge_draft.CATCH_UP_TOKENS", 100)
+    prompts = [tuple(4 + (i + k) % 300 for i in range(70)) for k in range(4)]
+    judgings = [Judging(SCHEMES["coupled"], SAMPLED, 70, _key(), p, gamma=2) for p in prompts]
+    slots = [drafting.open() for _ in prompts]
+    read: list[int] = []
+    original = drafting.draft.logits
+
+    def logits(batch: Sequence[tuple[Any, Job]]) -> Any:
+        read.append(sum(drafting.draft.num_new(slot, job) for slot, job in batch))
+        return original(batch)
+
+    monkeypatch.setattr(drafting.draft, "logits", logits)
+    seen = []
+    for _ in range(4):
+        read.clear()
+        rows = drafting.run(
+            [(s, Job(j.tokens, 1, j)) for s, j in zip(slots, judgings, strict=True)]
+        )
+        assert sum(read) <= 100 + len(slots) * 2 * 3
+        seen.append([isinstance(own, DraftedRows) for own in rows])
+    assert seen[0] == [True, False, False, False]
+    assert seen[-1] == [True] * 4
+    for slot in slots:
+        drafting.drop(slot)
+
+
+async def test_streams_with_drafts_fill_a_cache_without_overflowing_it(
+    drafting: DraftingEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Texts that end just below a block need another one for what is drafted behind them."""
+    engines = [
+        TorchEngine(engine.model, num_ids=engine.num_ids, context_len=200, max_blocks=9)
+        for engine in (drafting.target, drafting.draft)
+    ]
+    scheduler: Scheduler[TwoSlots] = Scheduler(
+        DraftingEngine(*engines), max_queue=99, max_rows=64, max_tokens=2048, prefill_tokens=256
+    )
+    serving = asyncio.create_task(scheduler.serve())
+    texts = [tuple(4 + (i + k) % 300 for i in range(2 * BLOCK_LEN - 1)) for k in range(5)]
+    judgings = [Judging(SCHEMES["coupled"], SAMPLED, 3, _key(), text, gamma=4) for text in texts]
+    results = await asyncio.gather(
+        *(scheduler.run(scheduler.open(), Job(j.tokens, 1, j)) for j in judgings)
+    )
+    assert "failed" not in caplog.text
+    assert all(isinstance(rows, DraftedRows) for rows in results)
+    serving.cancel()
+    await asyncio.wait((serving,))
+
+
+@pytest.mark.parametrize("scheme", ["dssd-thinned", "coupled", "greedy-draft"])
+def test_batched_laws_draft_and_judge_the_same_text(
+    drafting: DraftingEngine, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    """What happens on a GPU, here on the CPU: the same tokens, drafts and judgements."""
+    texts = []
+    for batches_laws in (False, True):
+        for engine in (drafting.target, drafting.draft):
+            monkeypatch.setattr(engine, "batches_laws", batches_laws)
+        texts.append(
+            streamed(
+                run_with(drafting), 24, scheme, SAMPLED, edge_gamma=3, prompt=(5, 77, 200),
+                num_ids=NUM_TOKENS,
+            )
+        )  # fmt: skip
+    assert texts[0] == texts[1]
+    assert len(texts[0]) < 24
 
 
 def test_both_models_share_the_memory(

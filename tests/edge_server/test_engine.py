@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from torch import Tensor
 
 from device_runtime.protocol.edge_states import Job
 from device_runtime.protocol.sampling import Sampling, to_law
+from edge_server import engine as engine_module
 from edge_server.cache import BLOCK_LEN, num_blocks_for
 from edge_server.engine import CacheFullError, TorchEngine, common_prefix_len
 from tests.tiny_models import NUM_TOKENS
@@ -83,6 +86,38 @@ def test_a_prompt_in_chunks_gives_the_same_logits(llama: TorchEngine) -> None:
     assert llama.num_new(slot, Job(tokens, 5)) == 50
     (logits,) = llama.logits([(slot, Job(tokens, 5))])
     assert distance(logits, alone(llama, tokens, 5)) < TOLERANCE["float64"]
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gemma2"])
+def test_blocks_read_where_they_are_give_the_logits_of_copies(
+    make_engine: MakeEngine, model_type: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Alone, and in a batch of equally long texts that were read one after the other."""
+    engine = make_engine(model_type)
+    texts = [text(2 * BLOCK_LEN, seed) for seed in (1, 2, 3)]
+    results, viewed = [], 0
+    original = engine_module.pack  # type: ignore[attr-defined]
+
+    def pack(copies: bool, *args: Any) -> Any:
+        nonlocal viewed
+        packed = original(*args)
+        viewed += sum(group.stretch is not None for group in packed.groups)
+        if copies:
+            groups = tuple(replace(group, stretch=None) for group in packed.groups)
+            packed = replace(packed, groups=groups)
+        return packed
+
+    for copies in (False, True):
+        monkeypatch.setattr(engine_module, "pack", partial(pack, copies))
+        fresh = TorchEngine(engine.model, num_ids=NUM_TOKENS, context_len=256, max_blocks=20)
+        slots = [fresh.open() for _ in texts]
+        for slot, tokens in zip(slots, texts, strict=True):
+            fresh.logits([(slot, Job(tokens, 0))])
+        jobs = [Job((*tokens[:-2], 5, 6), 3) for tokens in texts]
+        results.append(fresh.logits(list(zip(slots, jobs, strict=True))))
+    assert viewed == 2 * (3 + 1)
+    for ours, theirs in zip(*results, strict=True):
+        assert distance(ours, theirs) < TOLERANCE["float64"]
 
 
 def test_rejected_tokens_are_rolled_back(llama: TorchEngine) -> None:

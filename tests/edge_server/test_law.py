@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from device_runtime.protocol.law import ArrayLaw, Law
 from device_runtime.protocol.sampling import LogitsError, Sampling, to_law
+from device_runtime.protocol.schemes.known_draft import residual
 from edge_server.law import LawBatch, to_laws
 from edge_server.truncation import largest
 from tests.law_fixture import INF, every_sampling, rows_to_try
@@ -89,6 +91,45 @@ def test_a_batch_answers_for_many_rows_as_each_law_does() -> None:
     for i, row in enumerate(rows):
         np.testing.assert_array_equal(probs[i], batch[row].prob(ids[i]))
         np.testing.assert_array_equal(drawn[i], batch[row].draw(uniforms[i]))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_draws_above_another_law_are_those_of_the_residual(device: str) -> None:
+    """q beside p on the device, from the network as arrays, with fewer ids, and equal to p."""
+    rng = np.random.default_rng(3)
+    weights = np.exp(rng.normal(0, 2, (6, 300)))
+    weights[rng.random((6, 300)) < 0.4] = 0.0
+    batch = LawBatch(torch.tensor(weights, device=device))
+    drafts = LawBatch(torch.tensor(np.exp(rng.normal(0, 2, (2, 280))), device=device))
+    ids = np.sort(rng.choice(300, 20, replace=False))
+    others: list[Law] = [
+        drafts[1], ArrayLaw(ids, rng.random(20) + 0.1), batch[2], drafts[0], ArrayLaw.one_hot(5),
+        ArrayLaw.dense(weights[5].copy()),
+    ]  # fmt: skip
+    uniforms = rng.random((6, 40))
+    drawn = batch.draw_above(range(6), others, uniforms)
+    for i, (other, own) in enumerate(zip(others, uniforms, strict=True)):
+        left = residual(ArrayLaw.dense(weights[i].copy()), other)
+        if i == 5:  # equal up to rounding: whatever is left of it is a law on p's ids
+            assert set(drawn[i]) <= set(np.flatnonzero(weights[i]))
+            continue
+        np.testing.assert_array_equal(drawn[i], left.draw(own))
+        np.testing.assert_array_equal(batch[i].draw_above(other, own), drawn[i])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_supports_and_the_most_probable_ids_come_for_many_rows_at_once(device: str) -> None:
+    rng = np.random.default_rng(4)
+    weights = np.exp(rng.normal(0, 2, (5, 300)))
+    weights[rng.random((5, 300)) < 0.9] = 0.0
+    weights[:, 7] = 1.0
+    batch, rows = LawBatch(torch.tensor(weights, device=device)), [4, 0, 4]
+    for row, (ids, probs) in zip(rows, batch.rows_on_host(rows), strict=True):
+        np.testing.assert_array_equal(ids, np.flatnonzero(weights[row]))
+        np.testing.assert_allclose(probs, weights[row][ids] / weights[row].sum())
+    for row, ids, probs in zip(rows, *batch.most_probable(rows, 5), strict=True):
+        np.testing.assert_array_equal(ids, np.argsort(-weights[row])[:5])
+        np.testing.assert_allclose(probs, weights[row][ids] / weights[row].sum())
 
 
 def test_rows_without_a_law_are_named() -> None:

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import os
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,30 +31,45 @@ MAX_SESSIONS = 16
 GENERATION = Generation(scheme_named("coupled"), Sampling(top_p=0.9), seed=5, end_ids=())
 
 
+TOKENS = ("a" * 20, "b" * 20)
+SYSTEM = list(range(100, 170))
+
+
 @dataclass
 class Served:
     client: TestClient[Any, Any]
     engine: TorchEngine
     facts: EdgeFacts
+    tokens: tuple[str, ...]
+    """Bearer tokens; clients that have one share the beginnings of their texts."""
 
 
-@pytest.fixture
+@pytest.fixture(params=[(), TOKENS], ids=["without tokens", "with tokens and shared beginnings"])
 async def served(
-    make_engine: Callable[..., TorchEngine], checkpoint: Callable[..., Path]
+    request: pytest.FixtureRequest,
+    make_engine: Callable[..., TorchEngine],
+    checkpoint: Callable[..., Path],
+    tmp_path: Path,
 ) -> AsyncIterator[Served]:
     engine = make_engine("llama", "float32")
     opened = Checkpoint.open(checkpoint("llama"))
     facts = edge_facts(opened, read_tokens(opened.folder), engine.context_len)
-    app = make_app(engine, facts, EdgeConfig(max_sessions=MAX_SESSIONS))
+    config = EdgeConfig(max_sessions=MAX_SESSIONS)
+    if request.param:
+        (tmp_path / "tokens").write_text("\n".join(request.param))
+        config = replace(config, tokens_file=str(tmp_path / "tokens"))
+    app = make_app(engine, facts, config)
     async with TestClient(TestServer(app)) as client:
-        yield Served(client, engine, facts)
+        yield Served(client, engine, facts, request.param)
 
 
 async def come_and_go(served: Served, number: int) -> None:
     """A prompt, a round or a stream, and an end: in order, without a word, or half way."""
     session = DeviceSession(NUM_TOKENS, served.facts.vocabulary_hash, "test")
+    token = served.tokens[number % 2] if served.tokens else ""
+    session.append(SYSTEM if token else [])
     session.append([4 + number % 300, 7, 9, *range(20, 20 + number % 40)])
-    device = await EdgeClient.connect(served.client, session)
+    device = await EdgeClient.connect(served.client, session, token)
     await device.begin(GENERATION)
     if number % 3:
         block = [Drafted(5), Drafted(6)]
@@ -102,7 +117,8 @@ def check_nothing_left(served: Served) -> None:
     edge = served.client.app[EDGE]
     assert len(edge.registry) <= MAX_SESSIONS
     assert not edge.connections
-    assert held_blocks(served) <= MAX_SESSIONS * 3
+    assert held_blocks(served) <= MAX_SESSIONS * 5
+    assert len(served.engine._shared._nodes) <= served.engine.max_blocks
     for held in list(edge.registry._held.values()):
         edge.registry.forget(held)
 
@@ -121,6 +137,8 @@ async def test_tasks_slots_and_files_are_given_back(served: Served) -> None:
             break
         await asyncio.sleep(0.01)
     assert held_blocks(served) == 0
+    is_shared = served.engine._shared.num_idle > 0
+    assert is_shared is bool(served.tokens)
 
 
 @pytest.mark.slow

@@ -67,7 +67,7 @@ async def test_rounds_are_counted_as_the_device_counts_them(
     device = await a_device(client)
     await device.write(TableDrafter(SLM), a_generation(), 4, 40)
     edge: Edge = client.app[EDGE]
-    (session,) = edge.status().sessions
+    (session,) = edge.status(b"").sessions
     tally = session.tally
     assert tally.proposed == 4 * tally.rounds
     assert tally.full_rounds + tally.partial_rounds + tally.zero_rounds == tally.rounds
@@ -112,7 +112,8 @@ def a_status() -> Status:
     return Status(
         model="m", ready=True, draining=False, uptime_s=1.0, queue_jobs=3, completions=2,
         batches=0, batch_jobs=0, batch_tokens=0, total=Tally(), cache_capacity_tokens=100,
-        cache_used_tokens=32, evictions=4, gpu=GpuStatus("H200", 10, 40, 0.5), sessions=(),
+        cache_used_tokens=32, evictions=4, gpu=GpuStatus("H200", 10, 40, 0.5), connected=5,
+        waiting=6, sessions=(),
     )  # fmt: skip
 
 
@@ -123,6 +124,8 @@ def test_what_stands_is_read_at_the_scrape() -> None:
     assert found["tandem_cache_used_tokens"] == 32
     assert found["tandem_cache_evictions_total"] == 4
     assert found["tandem_gpu_memory_used_bytes"] == 10
+    assert found["tandem_sessions{state=connected}"] == 5
+    assert found["tandem_sessions{state=waiting}"] == 6
     assert found["tandem_ready"] == 1
 
 

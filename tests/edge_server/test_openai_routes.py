@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from device_runtime.protocol.device_session import DeviceSession, Generation
 from device_runtime.protocol.edge_states import Job
 from device_runtime.protocol.sampling import Sampling
 from device_runtime.protocol.schemes import scheme_named
+from device_runtime.protocol.schemes.base import Ask, Drafted
 from edge_server.app import drain, make_app
 from edge_server.auth import OPEN_PATHS
 from edge_server.checkpoint import Checkpoint
@@ -271,13 +274,29 @@ async def test_completions_and_sessions_share_batches(
     serve: Serve, slow_engine: TableEngine
 ) -> None:
     served = await serve(slow_engine)
-    slow_engine.gate.clear()
-    asked = [asyncio.ensure_future(served.complete(seed=i)) for i in range(4)]
-    await until(lambda: served.edge.scheduler.num_waiting == 4)
-    slow_engine.gate.set()
-    await asyncio.gather(*asked)
-    assert max(len(batch) for batch in slow_engine.batches) > 1
-    await until(lambda: len(slow_engine.dropped) == len(slow_engine.slots) == 4)
+    session = DeviceSession(NUM_TOKENS, served.edge.facts.vocabulary_hash, "test")
+    session.append(served.text.prompt_ids(PROMPT))
+    generation = Generation(scheme_named("coupled"), Sampling(), 3, ())
+    async with ClientSession() as http, http.ws_connect(f"{served.url}v1/session") as socket:
+        await socket.send_bytes(session.hello())
+        session.receive_welcome(await socket.receive_bytes())
+        await socket.send_bytes(session.begin(generation))
+        session.receive_begun(await socket.receive_bytes())
+        slow_engine.gate.clear()
+        num_before = len(slow_engine.batches)
+        asked = [asyncio.ensure_future(served.complete(seed=i)) for i in range(4)]
+        await until(lambda: served.edge.scheduler.num_waiting == 4)
+        block = [Drafted(7), Drafted(8)]
+        await socket.send_bytes(session.round(block, Ask()))
+        await until(lambda: served.edge.scheduler.num_waiting == 5)
+        slow_engine.gate.set()
+        session.receive_verdict(await socket.receive_bytes(), block)
+        await asyncio.gather(*asked)
+        later = slow_engine.batches[num_before:]
+        mixed = [batch for batch in later if 3 in {job.num_rows for job in batch}]
+        assert len(mixed) == 1
+        assert {job.num_rows for job in mixed[0]} > {3}  # the round, and completions beside it
+    await until(lambda: len(slow_engine.dropped) >= 4)
 
 
 async def test_models_are_listed(serve: Serve) -> None:
@@ -390,7 +409,11 @@ async def test_a_failing_engine_tells_nothing(
     assert (await served.complete([5, 6])).usage.completion_tokens == 12
 
 
-async def test_a_stream_that_fails_half_way_says_so(serve: Serve, slow_engine: TableEngine) -> None:
+async def test_a_stream_that_fails_half_way_says_so(
+    serve: Serve, slow_engine: TableEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """To the client, to the log, and to those who count."""
+    caplog.set_level("INFO", logger="edge_server")
     served = await serve(slow_engine)
     stream = await served.complete(stream=True, max_tokens=200)
     await anext(aiter(stream))
@@ -400,6 +423,12 @@ async def test_a_stream_that_fails_half_way_says_so(serve: Serve, slow_engine: T
     with pytest.raises(openai.APIError, match="internal error"):
         async for _ in stream:
             pass
+    await until(lambda: not served.edge.completions)
+    assert "s, RuntimeError" in caplog.text
+    text = served.edge.metrics.text().decode()
+    labels = 'error_type="RuntimeError",gen_ai_operation_name="text_completion"'
+    assert f"gen_ai_server_request_duration_seconds_count{{{labels}}} 1.0" in text
+    assert 'count{error_type=""' not in text
 
 
 # limits
@@ -421,12 +450,20 @@ async def test_rates_give_429_and_say_when_to_come_back(serve: Serve, tmp_path: 
 
 
 async def test_tokens_are_charged_as_the_model_runs_them(serve: Serve) -> None:
-    served = await serve(tokens_per_minute=40)
-    await served.complete([5] * 30, max_tokens=20)
+    served = await serve(tokens_per_minute=60)
+    await served.complete([5] * 80, max_tokens=1, logit_bias={str(END_ID): -100})
     with pytest.raises(openai.RateLimitError) as refused:
         await served.complete(max_tokens=1)
-    # 30 of the prompt, once more its last for the first row, and 19 written ones read again
-    assert 14 <= float(refused.value.response.headers["retry-after-ms"]) / 1000 <= 18
+    assert 0 < float(refused.value.response.headers["retry-after-ms"]) / 1000 <= 1
+
+
+async def test_a_completion_goes_on_at_its_client_s_rate(serve: Serve) -> None:
+    served = await serve(tokens_per_minute=60)
+    start_s = time.monotonic()
+    # 50 of the prompt, once more its last for the first row, and the written ones read again
+    answer = await served.complete([5] * 50, max_tokens=12, logit_bias={str(END_ID): -100})
+    assert answer.usage.completion_tokens == 12
+    assert time.monotonic() - start_s >= 0.9
 
 
 async def test_the_client_retries_by_itself(serve: Serve) -> None:
@@ -437,6 +474,60 @@ async def test_the_client_retries_by_itself(serve: Serve) -> None:
     answer = await client.completions.create(model="llama", prompt="x", max_tokens=1)
     assert answer.usage is not None
     await client.close()
+
+
+async def test_nothing_is_parsed_or_tokenised_for_whom_there_is_no_place(
+    serve: Serve, slow_engine: TableEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = await serve(slow_engine, max_completions=1)
+    slow_engine.gate.clear()
+    first = asyncio.ensure_future(served.complete())
+    await until(lambda: len(slow_engine.batches) == 1)
+    monkeypatch.setattr(served.text, "prompt_ids", None)
+    monkeypatch.setattr("edge_server.openai_routes.parsed", None)
+    with pytest.raises(openai.InternalServerError) as refused:
+        await served.complete("a very long prompt " * 1000)
+    assert refused.value.code == "overloaded"
+    slow_engine.gate.set()
+    await first
+
+
+async def test_a_place_is_taken_while_the_prompt_is_still_read(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hundred clients at once find as many places as there are, not as many as they ask for."""
+    served = await serve(max_completions=3)
+    reading, most = threading.Event(), 0
+
+    def prompt_ids(_: str) -> list[int]:
+        nonlocal most
+        most = max(most, len(served.edge.places))
+        reading.wait(5)
+        return [5, 6]
+
+    monkeypatch.setattr(served.text, "prompt_ids", prompt_ids)
+    asked = [asyncio.ensure_future(served.complete(max_tokens=1)) for _ in range(12)]
+    await until(lambda: sum(work.done() for work in asked) == 9)
+    reading.set()
+    results = await asyncio.gather(*asked, return_exceptions=True)
+    refused = [r for r in results if isinstance(r, openai.InternalServerError)]
+    assert (len(refused), most) == (9, 3)
+    assert served.edge.places == []
+
+
+async def test_bodies_on_their_way_are_limited(serve: Serve) -> None:
+    served = await serve(max_completions=1, send_timeout_s=1.0)
+
+    async def trickle() -> AsyncIterator[bytes]:
+        yield b'{"model"'
+        await asyncio.sleep(5)
+
+    slow = [asyncio.ensure_future(raw(served, trickle())) for _ in range(2)]
+    await until(lambda: served.edge.num_arriving == 2)
+    status, answer = await raw(served, b"{}")
+    assert (status, answer["error"]["code"]) == (503, "overloaded")
+    assert [status for status, _ in await asyncio.gather(*slow)] == [408, 408]
+    assert served.edge.num_arriving == 0
 
 
 async def test_only_so_many_completions_run(serve: Serve, slow_engine: TableEngine) -> None:

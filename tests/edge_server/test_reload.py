@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import ssl
+import subprocess
 from collections.abc import AsyncIterator
 from dataclasses import fields, replace
 from pathlib import Path
@@ -18,6 +21,7 @@ from edge_server.app import make_app
 from edge_server.config import EdgeConfig
 from edge_server.reload import LIVE, reload
 from edge_server.state import EDGE, Edge
+from edge_server.tls import tls_context
 from tests.edge_client import EdgeClient
 from tests.table_engine import TableEngine
 from tests.table_model import random_table, vocabulary_hash
@@ -118,14 +122,14 @@ async def test_what_cannot_change_stays_and_the_rest_changes(
     assert "changed max_sessions" in caplog.text
 
 
-@pytest.mark.parametrize("content", ["", "short", None])
+@pytest.mark.parametrize("content", [b"", b"short", b"\xff\xfe" + b"a" * 40, None])
 async def test_bad_settings_change_nothing(
-    running: Running, tmp_path: Path, caplog: pytest.LogCaptureFixture, content: str | None
+    running: Running, tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes | None
 ) -> None:
     if content is None:
         (tmp_path / "tokens").unlink()
     else:
-        (tmp_path / "tokens").write_text(content)
+        (tmp_path / "tokens").write_bytes(content)
     running.reload(max_sessions=7)
     assert running.edge.config.max_sessions == 1
     assert await running.status(OLD) == 200
@@ -151,6 +155,56 @@ async def test_tls_is_not_turned_on(
     assert "restart" in caplog.text
     assert running.edge.config.tls_cert == ""
     assert running.edge.config.max_sessions == 4
+
+
+def a_certificate(folder: Path, name: str, *more: str) -> tuple[str, str]:
+    """Files of a self-signed certificate and its key."""
+    cert, key = str(folder / f"{name}.pem"), str(folder / f"{name}.key")
+    command = [
+        "openssl", "req", "-x509", "-newkey", "rsa:2048", "-keyout", key, "-out", cert,
+        "-days", "2", "-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1",
+    ]  # fmt: skip
+    subprocess.run([*command, *(more or ("-nodes",))], check=True, capture_output=True)
+    return cert, key
+
+
+async def name_of(server: TestServer) -> str:
+    """Of the certificate that a new connection is shown."""
+    port = server.port
+    assert port is not None
+    pem = await asyncio.to_thread(ssl.get_server_certificate, ("127.0.0.1", port))
+    der = ssl.PEM_cert_to_DER_cert(pem)
+    return "new" if b"new" in der else "old"
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes certificates with openssl")
+async def test_a_certificate_that_is_no_good_leaves_the_old_one_in_force(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cert, key = a_certificate(tmp_path, "old")
+    new_cert, new_key = a_certificate(tmp_path, "new")
+    _, locked = a_certificate(tmp_path, "locked", "-passout", "pass:secret")
+    (tmp_path / "rubbish").write_text("x")
+    engine = TableEngine(random_table(VOCAB, seed=1))
+    config = EdgeConfig(model=str(tmp_path), tls_cert=cert, tls_key=key)
+    context = tls_context(config)
+    assert context is not None
+    server = TestServer(make_app(engine, engine.facts(), config), scheme="https")
+    await server.start_server(ssl=context)
+    try:
+        assert await name_of(server) == "old"
+        for bad_key in (key, locked, str(tmp_path / "rubbish")):
+            wanted = replace(config, tls_cert=new_cert, tls_key=bad_key, max_sessions=7)
+            reload(server.app, lambda wanted=wanted: wanted, context)  # type: ignore[misc]
+            assert "nothing was changed" in caplog.text
+            caplog.clear()
+            assert await name_of(server) == "old"
+            assert server.app[EDGE].config == config
+        good = replace(config, tls_cert=new_cert, tls_key=new_key)
+        reload(server.app, lambda: good, context)
+        assert await name_of(server) == "new"
+    finally:
+        await server.close()
 
 
 def test_every_live_setting_is_one() -> None:

@@ -11,7 +11,12 @@ import pytest
 
 from device_runtime.protocol.edge_states import Job
 from device_runtime.protocol.errors import ErrorCode
-from edge_server.scheduler import BusyError, Scheduler
+from device_runtime.protocol.judging import Judging
+from device_runtime.protocol.sampling import Sampling
+from device_runtime.protocol.schemes import scheme_named
+from device_runtime.protocol.verify import RoundKey
+from edge_server.cache import BLOCK_LEN
+from edge_server.scheduler import BusyError, Scheduler, StoppedError
 from tests.table_engine import TableEngine, TableSlot
 from tests.table_model import random_table
 
@@ -196,3 +201,46 @@ async def test_who_still_waits_at_the_end_is_told() -> None:
         asyncio.get_running_loop().call_later(0.05, engine.gate.set)
     with pytest.raises(asyncio.CancelledError):
         await asyncio.gather(*jobs)
+
+
+async def test_a_bug_of_the_scheduler_itself_fails_all_jobs_and_those_to_come() -> None:
+    """Nobody waits for an answer that no thread will ever give."""
+    engine = TableEngine(ENGINE_TABLE)
+    scheduler = a_scheduler(engine)
+
+    def on_batch(_: object) -> None:
+        raise KeyError("a bug")
+
+    scheduler.on_batch = on_batch
+    task = asyncio.create_task(scheduler.serve())
+    engine.gate.clear()
+    jobs = start(*(scheduler.run(scheduler.open(), Job((i,), 1)) for i in range(2)))
+    await until(lambda: len(engine.batches) == 1)
+    jobs += start(scheduler.run(scheduler.open(), Job((3,), 1)))
+    await until(lambda: scheduler.num_waiting == 3)
+    engine.gate.set()
+    for job in jobs:
+        with pytest.raises(StoppedError):
+            await asyncio.wait_for(job, 5)
+    with pytest.raises(KeyError):
+        await task
+    assert not scheduler.healthy
+    with pytest.raises(StoppedError):
+        await asyncio.wait_for(scheduler.run(scheduler.open(), Job((1,), 1)), 5)
+
+
+async def test_the_room_for_an_engine_s_own_drafts_is_planned() -> None:
+    """A batch of streams fits into the cache with what will be drafted for them."""
+    engine = TableEngine(ENGINE_TABLE, max_cached=4 * BLOCK_LEN)
+    scheduler = a_scheduler(engine)
+    text = tuple(i % 20 for i in range(BLOCK_LEN))
+    judging = Judging(scheme_named("coupled"), Sampling(), 1, RoundKey(1, 0, 0), text, gamma=4)
+    async with serving(scheduler):
+        engine.gate.clear()
+        first = start(scheduler.run(scheduler.open(), Job((1,), 1)))
+        await until(lambda: len(engine.batches) == 1)
+        later = start(*(scheduler.run(scheduler.open(), Job(text, 1, judging)) for _ in range(4)))
+        await until(lambda: scheduler.num_waiting == 5)
+        engine.gate.set()
+        await asyncio.gather(*first, *later)
+    assert [len(batch) for batch in engine.batches] == [1, 2, 2]

@@ -63,7 +63,7 @@ def test_only_whole_blocks_of_the_same_tokens_are_shared(engine: TorchEngine) ->
     assert num_new(engine, ALICE, late) == len(late)
 
 
-def test_shared_blocks_take_room_once_and_are_given_back_with_the_last_holder(
+def test_shared_blocks_take_room_once_and_are_free_with_the_last_holder(
     engine: TorchEngine,
 ) -> None:
     free = engine.num_free_blocks
@@ -74,7 +74,54 @@ def test_shared_blocks_take_room_once_and_are_given_back_with_the_last_holder(
     assert num_new(engine, ALICE, SYSTEM) == 10
     engine.drop(slots[3])  # type: ignore[arg-type]
     assert engine.num_free_blocks == free
+
+
+def test_chats_that_follow_each_other_read_their_system_prompt_once(
+    engine: TorchEngine, llama: TorchEngine
+) -> None:
+    """Nobody holds it in between. Its own tenant finds it again; another one never does."""
+    free = engine.num_free_blocks
+    engine.drop(read(engine, ALICE, (*SYSTEM, 9)))  # type: ignore[arg-type]
+    assert engine.num_free_blocks == free
+    question = (*SYSTEM, 5, 6, 7)
+    for tenant, expected in (
+        (BOB, len(question)), (NOBODY, len(question)), (ALICE, len(question) - 2 * BLOCK_LEN),
+    ):  # fmt: skip
+        slot, job = engine.open(tenant), Job(question, 2)
+        assert engine.num_new(slot, job) == expected
+        (logits,) = engine.logits([(slot, job)])
+        alone = llama.open()
+        (wanted,) = llama.logits([(alone, job)])
+        llama.drop(alone)
+        assert float((logits - wanted).abs().max()) < 1e-5
+        engine.drop(slot)
+
+
+def test_what_nobody_holds_makes_room_before_younger_texts_do(engine: TorchEngine) -> None:
+    engine.drop(read(engine, ALICE, (*SYSTEM, 9)))  # type: ignore[arg-type]
+    kept = engine.open(BOB)
+    engine.logits([(kept, Job(text(8 * BLOCK_LEN, seed=7), 0))])
+    engine.logits([(engine.open(), Job(text(8 * BLOCK_LEN, seed=8), 0))])
+    assert engine.num_evictions == 0
+    assert engine.num_new(kept, Job(text(8 * BLOCK_LEN, seed=7), 1)) == 1
     assert num_new(engine, ALICE, SYSTEM) == len(SYSTEM)
+
+
+def test_older_texts_make_room_before_what_nobody_holds(engine: TorchEngine) -> None:
+    old = engine.open(BOB)
+    engine.logits([(old, Job(text(8 * BLOCK_LEN, seed=7), 0))])
+    engine.drop(read(engine, ALICE, (*SYSTEM, 9)))  # type: ignore[arg-type]
+    engine.logits([(engine.open(), Job(text(8 * BLOCK_LEN, seed=8), 0))])
+    assert engine.num_evictions == 1
+    assert num_new(engine, ALICE, SYSTEM) == len(SYSTEM) - 2 * BLOCK_LEN
+
+
+def test_memory_that_is_kept_for_nobody_is_bounded(engine: TorchEngine) -> None:
+    for seed in range(20):
+        engine.drop(read(engine, ALICE, text(3 * BLOCK_LEN, seed)))  # type: ignore[arg-type]
+    assert engine._shared.num_idle <= engine.max_blocks // 2
+    assert engine.num_free_blocks == engine.max_blocks - 1
+    assert num_new(engine, ALICE, text(3 * BLOCK_LEN, 19)) == 0
 
 
 def test_texts_that_part_inside_a_shared_block_do_not_disturb_each_other(
@@ -120,12 +167,42 @@ def test_eviction_of_one_holder_leaves_the_other_s_blocks(
 
 
 def test_a_beginning_read_twice_at_the_same_time_is_kept_once() -> None:
-    shared, tokens = SharedBlocks(), tuple(range(2 * BLOCK_LEN))
+    shared, tokens = SharedBlocks(max_idle=0), tuple(range(2 * BLOCK_LEN))
     shared.offer(ALICE, tokens, [1, 2])
     shared.offer(ALICE, tokens, [3, 4])
     assert shared.adopt(ALICE, tokens) == [1, 2]
     assert (3 in shared, 1 in shared) == (False, True)
-    assert shared.release([3, 4]) == [3, 4]
-    assert shared.release([1, 2]) == []
-    assert shared.release([1, 2]) == [1, 2]
+    assert sorted(shared.release([3, 4], 1)) == [3, 4]
+    assert shared.release([1, 2], 2) == []
+    assert sorted(shared.release([1, 2], 3)) == [1, 2]
     assert shared.adopt(ALICE, tokens) == []
+
+
+def test_what_follows_a_block_that_is_rewritten_is_not_found_any_more() -> None:
+    """Its key names the block, which is going to stand for another text."""
+    shared, tokens = SharedBlocks(max_idle=9), tuple(range(3 * BLOCK_LEN))
+    shared.offer(ALICE, tokens, [1, 2, 3])
+    shared.release([1, 2, 3], 1)
+    assert shared.adopt(ALICE, tokens[: BLOCK_LEN + 5]) == [1]
+    assert sorted(shared.withdraw(1)) == [2, 3]
+    assert (1 in shared, 2 in shared, 3 in shared, shared.num_idle) == (False, False, False, 0)
+    other = (*range(500, 500 + BLOCK_LEN), *tokens[BLOCK_LEN:])
+    shared.offer(ALICE, other[:BLOCK_LEN], [1])
+    assert shared.adopt(ALICE, other) == [1]
+
+
+def test_ends_of_texts_go_before_their_beginnings() -> None:
+    shared, tokens = SharedBlocks(max_idle=9), tuple(range(3 * BLOCK_LEN))
+    shared.offer(ALICE, tokens, [1, 2, 3])
+    assert shared.idle_since is None
+    shared.release([1, 2, 3], 5)
+    assert shared.num_idle == 3
+    assert [shared.forget_oldest() for _ in range(3)] == [[3], [2], [1]]
+
+
+def test_a_very_long_text_can_be_forgotten() -> None:
+    shared, tokens = SharedBlocks(max_idle=5000), tuple(range(2000 * BLOCK_LEN))
+    shared.offer(ALICE, tokens, range(2000))
+    shared.release(range(2000), 1)
+    assert shared.adopt(ALICE, tokens[:BLOCK_LEN]) == [0]
+    assert len(shared.withdraw(0)) == 1999

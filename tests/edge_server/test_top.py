@@ -11,17 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp.test_utils import TestServer
+from aiohttp.test_utils import TestClient, TestServer
 from rich.console import Console
 
 from device_runtime import cli
+from device_runtime.protocol.device_session import DeviceSession
 from device_runtime.protocol.edge_states import Outcome
 from edge_server.app import make_app
 from edge_server.config import EdgeConfig
 from edge_server.state import EDGE
 from edge_server.top import duration, frame, rates
+from tests.edge_client import EdgeClient
 from tests.table_engine import TableEngine
-from tests.table_model import random_table
+from tests.table_model import random_table, vocabulary_hash
 
 TALLY = {
     "rounds": 100, "proposed": 400, "evaluated": 300, "accepted": 240, "corrections": 60,
@@ -36,7 +38,7 @@ def a_status(**more: Any) -> dict[str, Any]:
         "model": "llama", "ready": True, "draining": False, "uptime_s": 100.0, "queue_jobs": 3,
         "completions": 2, "batches": 50, "batch_jobs": 200, "batch_tokens": 1000,
         "total": dict(TALLY), "cache_capacity_tokens": 1000, "cache_used_tokens": 250,
-        "evictions": 7, "gpu": None,
+        "evictions": 7, "gpu": None, "connected": 1, "waiting": 1,
         "sessions": [
             {**session, "tally": dict(TALLY)},
             {**other, "tally": dict.fromkeys(TALLY, 0)},
@@ -122,6 +124,18 @@ def test_many_sessions_are_cut() -> None:
     assert len(text.splitlines()) < 40
 
 
+def test_sessions_of_others_are_a_number() -> None:
+    status = a_status(connected=5, waiting=2)
+    text = shown(status, rates(status, status))
+    assert "5 connected, 2 waiting" in text
+    assert "sessions of this token: 2 of 7" in text
+    assert "of this token" not in shown(a_status(), rates(status, status))
+    nobody = a_status(connected=5, waiting=2, sessions=[])
+    text = shown(nobody, rates(nobody, nobody))
+    assert "no sessions" in text
+    assert "0 of 7" in text
+
+
 def test_durations_have_their_unit() -> None:
     assert [duration(s) for s in (0.4, 59, 61, 7200)] == ["0 s", "59 s", "1 min", "2.0 h"]
 
@@ -153,6 +167,33 @@ async def test_once_as_json(url: str, tmp_path: Path, capsys: pytest.CaptureFixt
     assert look["rates"]["tokens_per_s"] == 0
     assert await top(*arguments, "--once") == 0
     assert "table  ready" in capsys.readouterr().out
+
+
+async def test_a_client_sees_its_own_sessions_and_how_many_others_there_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokens = ["a" * 20, "b" * 20]
+    (tmp_path / "tokens").write_text("\n".join(tokens))
+    (tmp_path / "mine").write_text(tokens[0])
+    engine = TableEngine(random_table(16, seed=1))
+    app = make_app(engine, engine.facts(), EdgeConfig(tokens_file=str(tmp_path / "tokens")))
+    async with TestClient(TestServer(app)) as client:
+        for owner in (0, 1, 1):
+            session = DeviceSession(16, vocabulary_hash, "test")
+            await EdgeClient.connect(client, session, tokens[owner])
+        for owner, numbers in ((0, [1]), (1, [2, 3])):
+            headers = {"Authorization": f"Bearer {tokens[owner]}"}
+            status = await (await client.get("/v1/status", headers=headers)).json()
+            assert [session["number"] for session in status["sessions"]] == numbers
+            assert (status["connected"], status["waiting"]) == (3, 0)
+        url = str(client.make_url("/"))
+        mine = str(tmp_path / "mine")
+        assert await top("--edge", url, "--token-file", mine, "--once") == 0
+        shown_text = capsys.readouterr().out
+        assert "3 connected, 0 waiting" in shown_text
+        assert "sessions of this token: 1 of 3" in shown_text
+        text = await (await client.get("/metrics", headers=headers)).text()
+        assert 'tandem_sessions{state="connected"} 3.0' in text
 
 
 async def test_what_is_wrong_is_one_line(url: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,13 +7,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from random import Random
+from typing import Any
 
 import aiohttp
 import pytest
 
 from device_runtime.generate import write_edge_only, write_split
 from device_runtime.link import EdgeLink, LinkSettings, session_url
-from device_runtime.protocol.device_session import Generation
+from device_runtime.protocol.device_session import DeviceSession, Generation
 from device_runtime.protocol.messages import Kind
 from device_runtime.protocol.randomness import device_coins
 from device_runtime.protocol.sampling import Sampling
@@ -25,6 +26,8 @@ from tests.end_to_end.pairs import PROMPTS, Pair, running_edge
 
 GREEDY = Sampling(temperature=0.0)
 Socket = aiohttp.ClientWebSocketResponse
+STALL_S = 20.0
+"""Longer than any round, and shorter than the edge waits for a ping's answer."""
 
 
 @dataclass(frozen=True)
@@ -128,8 +131,13 @@ async def text_of(url: str, device: Device, part: Part, *, solo: bool) -> list[l
 
 @asynccontextmanager
 async def bad_company(url: str, device: Device) -> AsyncIterator[None]:
-    """Clients that send rubbish, stall or vanish, over and over, until the block ends."""
+    """Clients that send rubbish or vanish, over and over, and some that stall, until the block ends."""
     tasks = [asyncio.create_task(misbehave(url, device, Random(number))) for number in range(4)]
+    stalled = [asyncio.Event() for _ in range(4)]
+    ways = (reads_nothing, sends_half_a_message) * 2
+    for way, event in zip(ways, stalled, strict=True):
+        tasks.append(asyncio.create_task(stall(url, device, way, event)))
+    await asyncio.gather(*(event.wait() for event in stalled))
     try:
         yield
     finally:
@@ -148,6 +156,40 @@ async def misbehave(url: str, device: Device, random: Random) -> None:
                 await random.choice(ways)(socket, device, random)
             vanish(socket)
             await asyncio.sleep(0.002)
+
+
+async def stall(url: str, device: Device, way: Any, stalled: asyncio.Event) -> None:
+    """A session in order that stands still for longer than any round, is gone, and comes again."""
+    async with aiohttp.ClientSession() as http:
+        while True:
+            socket = await http.ws_connect(session_url(url), compress=0)
+            session = device.session()
+            await socket.send_bytes(session.hello())
+            session.receive_welcome((await socket.receive()).data)
+            session.append([5, 6, 7])
+            scheme = scheme_named("coupled")
+            generation = Generation(scheme, Sampling(), 7, (), pad_to_bytes=1 << 16)
+            await socket.send_bytes(session.begin(generation))
+            session.receive_begun((await socket.receive()).data)
+            assert socket._response.connection is not None
+            await way(socket, session, socket._response.connection.transport)
+            stalled.set()
+            try:
+                await asyncio.sleep(STALL_S)
+            finally:
+                vanish(socket)
+
+
+async def reads_nothing(socket: Socket, session: DeviceSession, transport: Any) -> None:
+    """Asks for more than fits between the two, and takes none of it."""
+    transport.pause_reading()
+    await socket.send_bytes(session.stream(900))
+
+
+async def sends_half_a_message(socket: Socket, session: DeviceSession, transport: Any) -> None:
+    """A frame of 256 bytes ends after three of them."""
+    assert session.generating and not socket.closed
+    transport.write(b"\x82\xfe\x01\x00mask\x00\x01\x02")
 
 
 async def rubbish(socket: Socket, device: Device, random: Random) -> None:
