@@ -26,11 +26,11 @@ def expected_acceptance(scheme: Scheme, p: Law, q: Law, drafted: Drafted) -> flo
         return overlap(p, drafted.evidence.law())
     if isinstance(scheme, IndexTest):
         ids = q.support()
-        return float(np.minimum(_rounded(scheme, p, p.prob(ids)), q.prob(ids)).sum())
+        return float(np.minimum(rounded(scheme, p, p.prob(ids)), q.prob(ids)).sum())
     return None
 
 
-def _rounded(scheme: IndexTest, p: Law, probs: Floats) -> Floats:
+def rounded(scheme: IndexTest, p: Law, probs: Floats) -> Floats:
     """Probabilities (n,) of p as p̃ has them."""
     if isinstance(scheme, DssdPacked):
         rounding = scheme.rounding(p)

@@ -36,8 +36,10 @@ from device_runtime.settings import RuntimeSettings
 from export.choose import GRAPHS, WEIGHTS
 
 KINDS = tuple(kind for kind in WEIGHTS if kind != "auto")
+DEFAULT_KINDS = tuple(kind for kind in KINDS if kind not in ("fp32", "fp16"))
+"""fp16 is for a GPU: a CPU is slow with it, and it costs next to nothing of acceptance."""
 WINDOW_TOKENS = 256
-"""Each stretch of text starts with an empty cache."""
+"""Each stretch of text starts with an empty cache; shorter where a model has fewer positions."""
 
 Floats = NDArray[np.float64]
 
@@ -48,6 +50,7 @@ class Cost:
 
     weights: str
     graph: str
+    context_len: int
     model_bytes: int
     drafter: OnnxDrafter
     nats: list[float] = field(default_factory=list)
@@ -65,7 +68,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--checkpoint", default=str(PAIR / "slm"), help="the SLM (default: the demo pair's)")
     add("--against", default=str(PAIR / "llm"), help="the LLM (default: the demo pair's)")
     add("--graph", choices=GRAPHS, default="auto", help="kind of graph (default: %(default)s)")
-    add("--weights", action="append", choices=KINDS[1:], help="beside fp32; may be repeated")
+    add("--weights", action="append", choices=[kind for kind in KINDS if kind != "fp32"],
+        help="beside fp32; may be repeated (default: all but fp16)")  # fmt: skip
     add("--accuracy-level", type=int, default=4, help="of quantised products (default: 4)")
     add("--tokens", type=int, default=2048, help="places to measure at (default: %(default)s)")
     add("--threads", type=int, default=1, help="of the drafter (default: %(default)s)")
@@ -76,11 +80,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Export, measure, print the table, write results.jsonl and table.md; exit code 0."""
     console = Console(highlight=False, stderr=True, quiet=args.json)
-    kinds = ("fp32", *(args.weights or KINDS[1:]))
+    kinds = ("fp32", *(args.weights or DEFAULT_KINDS))
     with tempfile.TemporaryDirectory(prefix="bench-weights-") as scratch:
         costs = [_export(args, kind, Path(scratch, kind), console) for kind in kinds]
-        windows, bytes_per_token = _windows(args.text, Path(scratch, "fp32"), args.tokens)
-        _measure(costs, windows, args.against, console)
+        target = _Target(args.against)
+        size = min(WINDOW_TOKENS, costs[0].context_len, target.context_len)
+        windows, bytes_per_token = _windows(args.text, Path(scratch, "fp32"), args.tokens, size)
+        _measure(costs, windows, target, console)
     values = [_values(cost, costs[0], args, bytes_per_token) for cost in costs]
     args.out.mkdir(parents=True, exist_ok=True)
     facts = collect()
@@ -104,11 +110,11 @@ def _export(args: argparse.Namespace, kind: str, out: Path, console: Console) ->
     sizes = report["file_sizes_bytes"].items()
     model_bytes = sum(size for name, size in sizes if name.startswith("model.onnx"))
     drafter = OnnxDrafter.open(out, RuntimeSettings(num_threads=args.threads))
-    return Cost(kind, report["graph"], model_bytes, drafter)
+    return Cost(kind, report["graph"], report["context_len"], model_bytes, drafter)
 
 
-def _windows(text: Path, bundle: Path, num_tokens: int) -> tuple[list[list[int]], float]:
-    """Stretches of ids, each one id longer than the places in it, and bytes of text per token."""
+def _windows(text: Path, bundle: Path, num_tokens: int, size: int) -> tuple[list[list[int]], float]:
+    """Stretches of ids, each one id longer than its `size` places, and bytes of text per token."""
     from tokenizers import Tokenizer
 
     try:
@@ -120,16 +126,15 @@ def _windows(text: Path, bundle: Path, num_tokens: int) -> tuple[list[list[int]]
     if len(ids) < 2:
         raise ConfigError(f"--text: {text} is too short to measure anything")
     wanted = ids[: num_tokens + 1]
-    starts = range(0, len(wanted) - 1, WINDOW_TOKENS)
-    windows = [wanted[start : start + WINDOW_TOKENS + 1] for start in starts]
+    starts = range(0, len(wanted) - 1, size)
+    windows = [wanted[start : start + size + 1] for start in starts]
     return windows, len(content.encode()) / len(ids)
 
 
 def _measure(
-    costs: Sequence[Cost], windows: Sequence[Sequence[int]], llm: str, console: Console
+    costs: Sequence[Cost], windows: Sequence[Sequence[int]], target: _Target, console: Console
 ) -> None:
     """Every kind at every place, one kind after the other within each window."""
-    target = _Target(llm)
     with progress_bar(console) as progress:
         task = progress.add_task("measuring", total=len(windows) * len(costs))
         for window in windows:
@@ -170,7 +175,10 @@ class _Target:
         found = description.read(location.folder, location.source)
         hub.fetch_weights(location)
         with quiet_libraries():
+            from export import architecture
+
             self._model = convert.load_model(found)
+        self.context_len = architecture.context_len(found)
 
     def laws(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """p after every id (n,): (n, vocabulary)."""

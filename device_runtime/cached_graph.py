@@ -71,7 +71,8 @@ class ConcatGraph:
     """A graph that writes past and new tokens into a new tensor: two sets of buffers take turns.
 
     That costs one copy of the cache per run, which the graph forces, and no allocation; letting
-    onnxruntime allocate the outputs took as long, and its arena grows with every new shape.
+    onnxruntime allocate the outputs took as long, and its arena grows with every new shape. On a GPU
+    a rollback takes the cache to the CPU and back, as only there the gaps can be closed.
     """
 
     def __init__(self, io: _TokenIo, manifest: Manifest) -> None:
@@ -80,7 +81,8 @@ class ConcatGraph:
         self._names = _cache_names(manifest)
         size = manifest.num_kv_heads * io.max_len * manifest.head_size
         self._now, self._next = (
-            [_Buffer(np.zeros(size, manifest.cache_dtype)) for _ in self._names] for _ in range(2)
+            [_Buffer(np.zeros(size, manifest.cache_dtype), on_gpu=io.on_gpu) for _ in self._names]
+            for _ in range(2)
         )
         self._num_cached = 0
 
@@ -103,12 +105,10 @@ class ConcatGraph:
 
     def _shrink(self, num_tokens: int) -> None:
         """Close the gaps that dropped tokens leave between the heads."""
-        kept = self._num_heads * num_tokens * self._head_size
         held = self._num_heads * self._num_cached * self._head_size
         for now, then in zip(self._now, self._next, strict=True):
-            source = now.array[:held].reshape(self._shape(self._num_cached))
-            target = then.array[:kept].reshape(self._shape(num_tokens))
-            target[:] = source[:, :, :num_tokens]
+            heads = now.content()[:held].reshape(self._shape(self._num_cached))
+            then.fill(heads[:, :, :num_tokens])
         self._now, self._next = self._next, self._now
         self._num_cached = num_tokens
 
@@ -128,6 +128,7 @@ class _TokenIo:
         self._manifest = manifest
         self._ones = _Buffer(np.ones(max_len, np.int64))
         self._positions = _Buffer(np.arange(max_len, dtype=np.int64))
+        self._kept = self._new_block(_KEPT_ROWS)
         self._bind_block(_KEPT_ROWS)
 
     def check_room(self, num_tokens: int, num_past: int) -> None:
@@ -169,13 +170,18 @@ class _TokenIo:
         """Bind the start of a buffer that the caller keeps until after the run."""
         self._binding.bind_output(name, buffer.device, 0, buffer.dtype, shape, buffer.pointer)
 
+    def _new_block(self, num_tokens: int) -> tuple[_Buffer, _Buffer]:
+        """Room for ids and logits of a run."""
+        rows = np.empty((num_tokens, self._manifest.vocab_size), self._manifest.logits_dtype)
+        return _Buffer(np.empty(num_tokens, np.int64)), _Buffer(rows)
+
     def _bind_block(self, num_tokens: int) -> None:
-        """Room for ids and logits of a run; large blocks, of prompts, are not kept."""
-        size, vocab_size = max(num_tokens, _KEPT_ROWS), self._manifest.vocab_size
-        self._ids = _Buffer(np.empty(size, np.int64))
-        self._rows = _Buffer(np.empty((size, vocab_size), self._manifest.logits_dtype))
-        self.bind_input(self._manifest.input_ids_name, self._ids, (1, num_tokens))
-        self.bind_output(self._manifest.logits_name, self._rows, (1, num_tokens, vocab_size))
+        """Bind ids and logits of a run; a prompt's room is let go when the next block is bound."""
+        kept = num_tokens <= _KEPT_ROWS
+        self._ids, self._rows = self._kept if kept else self._new_block(num_tokens)
+        manifest = self._manifest
+        self.bind_input(manifest.input_ids_name, self._ids, (1, num_tokens))
+        self.bind_output(manifest.logits_name, self._rows, (1, num_tokens, manifest.vocab_size))
         self._num_bound = num_tokens
 
 
@@ -193,6 +199,22 @@ class _Buffer:
         self.value = to_gpu(array) if on_gpu else None
         self.array = array if self.value is None else np.empty(0, array.dtype)
         self.pointer: int = array.ctypes.data if self.value is None else self.value.data_ptr()
+
+    def content(self) -> NDArray[Any]:
+        """The array; a copy of it where it lies on the GPU."""
+        if self.value is None:
+            return self.array
+        copied: NDArray[Any] = self.value.numpy()
+        return copied
+
+    def fill(self, part: NDArray[Any]) -> None:
+        """Overwrite the start; the rest may hold anything afterwards."""
+        if self.value is None:
+            self.array[: part.size].reshape(part.shape)[:] = part
+        else:
+            whole = self.value.numpy()
+            whole.reshape(-1)[: part.size] = part.reshape(-1)
+            self.value.update_inplace(whole)
 
 
 def _cache_names(manifest: Manifest) -> list[tuple[str, str]]:

@@ -12,10 +12,17 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from device_runtime import doctor_advice, doctor_power, doctor_probe, doctor_python
-from device_runtime.doctor_advice import Finding, Machine, Settings
+from device_runtime import (
+    doctor_advice,
+    doctor_power,
+    doctor_probe,
+    doctor_python,
+    doctor_settings,
+)
+from device_runtime.doctor_advice import Finding
 from device_runtime.doctor_power import CommandRunner
 from device_runtime.doctor_python import Interpreter
+from device_runtime.doctor_settings import Machine, Settings
 from device_runtime.protocol.errors import ConfigError
 from hw_profiles.units import format_value
 
@@ -72,8 +79,8 @@ def examine(root: Path, run_command: CommandRunner, python: Interpreter | None) 
         power_mode=doctor_power.probe_power_mode(run_command),
         python=python,
     )
-    profile, fits = doctor_advice.choose_profile(machine)
-    settings = doctor_advice.choose_settings(machine, profile, fits=fits)
+    profile, fits = doctor_settings.choose_profile(machine)
+    settings = doctor_settings.choose_settings(machine, profile, fits=fits)
     findings = doctor_advice.find_all(machine, profile, settings)
     ok = all(finding.level != "fix" for finding in findings)
     return Report(ok, machine, settings, findings)
@@ -166,7 +173,7 @@ def _python(python: Interpreter) -> Iterator[tuple[str, str]]:
 
 def _settings(settings: Settings) -> Iterator[tuple[str, str]]:
     closest = "" if settings.profile_fits else " (the closest; none is this machine)"
-    yield "profile", f"{settings.profile}{closest}: tandem export ... --device {settings.profile}"
+    yield "profile", f"{settings.profile}{closest}: tandem export ... {settings.export_options}"
     yield "extra", settings.extra
     level = f"accuracy level {settings.accuracy_level}"
     yield "weights", f"{settings.weights}, {level}. {settings.weights_why}"

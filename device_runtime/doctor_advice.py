@@ -1,4 +1,4 @@
-"""From facts about a machine to settings and plain words: pure, so recorded machines test it."""
+"""From facts about a machine to plain words: pure, so recorded machines test it."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from device_runtime.cli import DISTRIBUTION
-from device_runtime.doctor_power import PowerMode, PowerSensor, Throttling
-from device_runtime.doctor_probe import Board, Cpu, Memory, Zone
-from device_runtime.doctor_python import Interpreter, OnnxRuntime
-from hw_profiles import find_device, load
+from device_runtime.doctor_power import Throttling
+from device_runtime.doctor_probe import Cpu, Memory
+from device_runtime.doctor_python import OnnxRuntime
+from device_runtime.doctor_settings import GPU_PROVIDER, Machine, Settings
 from hw_profiles.schema import DeviceProfile
 
 Level = Literal["fix", "advice", "note"]
 
 OLDEST_ONNXRUNTIME = (1, 23, 2)
+FIRST_WITH_RIGHT_WINDOWS = (1, 24)
 LITTLE_MEMORY_BYTES = 250 * 2**20
 """int4 weights of a 135M model, its cache and Python need about this much."""
 CLOSE_TO_LIMIT_C = 10.0
@@ -26,85 +27,11 @@ _JETSON_INDEX = "https://pypi.jetson-ai-lab.io"
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
-    """All facts that were found."""
-
-    board: Board
-    cpu: Cpu
-    memory: Memory | None
-    zones: tuple[Zone, ...]
-    throttling: Throttling | None
-    sensors: tuple[PowerSensor, ...]
-    power_mode: PowerMode | None
-    python: Interpreter | None
-    """None where another machine's files are read."""
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What to use on this machine."""
-
-    profile: str
-    profile_fits: bool
-    """False: no profile is this machine; the one named is the closest by instruction sets."""
-    extra: str
-    weights: str
-    accuracy_level: int
-    weights_why: str
-    num_threads: int
-    allow_spinning: bool
-    num_context_tokens: int
-    providers: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Finding:
     """fix: cannot run before it is done · advice: worth doing · note: good to know."""
 
     level: Level
     text: str
-
-
-def choose_profile(machine: Machine) -> tuple[DeviceProfile, bool]:
-    """The machine's profile; else the closest by instruction sets, and False."""
-    cpu = machine.cpu
-    found = find_device(machine.board.compatibles, cpu.isa)
-    if found is not None:
-        return found, True
-    return load("raspberry-pi-5" if "dotprod" in cpu.features else "raspberry-pi-4"), False
-
-
-def choose_settings(machine: Machine, profile: DeviceProfile, *, fits: bool) -> Settings:
-    """The profile's settings, cut to the cores and providers that are there."""
-    runtime = profile.runtime
-    fast = _num_fast_cores(machine.cpu)
-    wanted = int(runtime.num_threads.value) if runtime.num_threads and fits else fast
-    online = sum(cores.num_cores for cores in machine.cpu.cores) or wanted
-    is_jetson = any(c.startswith("nvidia,") for c in machine.board.compatibles)
-    providers = runtime.providers.value
-    if machine.python is not None and machine.python.onnxruntime is not None:
-        present = machine.python.onnxruntime.providers
-        providers = tuple(p for p in providers if p in present) or providers
-    return Settings(
-        profile=profile.name,
-        profile_fits=fits,
-        extra="jetson" if is_jetson else "device",
-        weights=runtime.weights.value,
-        accuracy_level=runtime.accuracy_level.value,
-        weights_why=runtime.weights.why,
-        num_threads=min(wanted, online),
-        allow_spinning=runtime.allow_spinning.value,
-        num_context_tokens=int(runtime.num_context_tokens.value),
-        providers=providers,
-    )
-
-
-def _num_fast_cores(cpu: Cpu) -> int:
-    """Cores that keep up with the fastest: a team of threads is as slow as its slowest."""
-    # Favoured cores of a PC differ by a few percent, small cores by a fifth or more.
-    fastest_hz = max((cores.max_clock_hz or 0.0 for cores in cpu.cores), default=0.0)
-    fast = [c for c in cpu.cores if (c.max_clock_hz or 0.0) >= 0.85 * fastest_hz]
-    return sum(cores.num_cores for cores in fast) or 1
 
 
 def find_all(machine: Machine, profile: DeviceProfile, settings: Settings) -> tuple[Finding, ...]:
@@ -149,9 +76,7 @@ def _onnxruntime(machine: Machine, settings: Settings) -> Iterator[Finding]:
     if others or (python.missing and settings.extra == "device"):
         yield Finding("fix", f"Missing: {', '.join(python.missing)}. Run: {install}")
     runtime = python.onnxruntime
-    if settings.extra == "jetson" and (
-        runtime is None or "CUDAExecutionProvider" not in runtime.providers
-    ):
+    if settings.extra == "jetson" and (runtime is None or GPU_PROVIDER not in runtime.providers):
         yield _jetson_build(machine, runtime)
     if runtime is not None:
         yield from _installed(runtime, install)
@@ -163,11 +88,12 @@ def _jetson_build(machine: Machine, runtime: OnnxRuntime | None) -> Finding:
     release = (machine.board.jetson_release or "").partition(".")[0]
     jetpack = _JETPACKS.get(release)
     index = f"the index for JetPack {jetpack}" if jetpack else "the index for your JetPack"
-    how = f"Take onnxruntime-gpu from {index} at {_JETSON_INDEX}"
+    how = f"take onnxruntime-gpu from {index} at {_JETSON_INDEX}"
     if runtime is None:
-        text = f"onnxruntime is missing. {how}; without the GPU: pip install onnxruntime"
+        text = f"onnxruntime is missing: {how}; without the GPU: pip install onnxruntime"
         return Finding("fix", text)
-    return Finding("advice", f"This onnxruntime cannot use the GPU. {how}, in its place.")
+    text = f"The GPU is passed over: this onnxruntime has no {GPU_PROVIDER}; {how}, in its place."
+    return Finding("advice", text)
 
 
 def _installed(runtime: OnnxRuntime, install: str) -> Iterator[Finding]:
@@ -185,6 +111,12 @@ def _installed(runtime: OnnxRuntime, install: str) -> Iterator[Finding]:
         wanted = ".".join(map(str, OLDEST_ONNXRUNTIME))
         text = f"onnxruntime {runtime.version} is older than {wanted}, the oldest that is tested."
         yield Finding("advice", f"{text} Run: {install} --upgrade")
+    if version < FIRST_WITH_RIGHT_WINDOWS:
+        yield Finding(
+            "note",
+            f"onnxruntime {runtime.version} lets a sliding window see one position more than 1.24 "
+            "does: models that have one (Gemma 2 and 3, Mistral) draft a little worse with it.",
+        )
 
 
 def _cpu(machine: Machine, settings: Settings) -> Iterator[Finding]:

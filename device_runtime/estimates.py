@@ -12,7 +12,14 @@ from dataclasses import dataclass
 
 from device_runtime.measured import Handshake, Measured, sampling_label
 from device_runtime.protocol.sampling import Sampling
-from device_runtime.scheme_choice import CANDIDATES, Candidate, Choice, Path, choose
+from device_runtime.scheme_choice import (
+    CANDIDATES,
+    MORE_UP_BYTES,
+    Candidate,
+    Choice,
+    Path,
+    choose,
+)
 from device_runtime.scheme_sizes import accepted_bytes, padded, rejected_bytes, up_bytes
 
 ASSUMED_DRAFT_S = 0.020
@@ -113,6 +120,7 @@ def _candidate(
         accepted_bytes=padded(accepted_bytes(now.num_ids), pad),
         rejected_bytes=padded(rejection, pad),
         more_share=_more_share(own) if scheme == "dssd-thinned" else 0.0,
+        more_up_bytes=padded(MORE_UP_BYTES, pad),
     )
 
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -20,6 +25,11 @@ from device_runtime.settings import RuntimeSettings
 
 Session: TypeAlias = ort.InferenceSession
 
+logger = logging.getLogger(__name__)
+
+WINDOW_KEY = "tandem.attention_window"
+"""In the metadata of a fused graph: how many positions its shortest window sees."""
+FIRST_WITH_RIGHT_WINDOWS = (1, 24)
 _ERRORS_ONLY = 3
 
 
@@ -29,16 +39,47 @@ def open_session(
     """A session on the best provider there is; BundleError if it cannot load the model."""
     options = session_options(settings)
     available = ort.get_available_providers()
-    providers = choose_providers(available, manifest, settings, max_len)
+    providers, passed_over = choose_providers(available, manifest, settings, max_len)
     try:
-        session: Session = ort.InferenceSession(str(path), options, providers=providers)
+        # It prints where a provider does not start; standard output belongs to the text.
+        with redirect_stdout(sys.stderr):
+            session: Session = ort.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # onnxruntime's own exceptions share no narrower base
         reason = str(error).partition("\n")[0]
         raise BundleError(
             f"onnxruntime {ort.__version__} cannot load {path} ({reason}); "
             "export the model again or install a newer onnxruntime"
         ) from error
+    failed = [name for name, _ in providers if name not in session.get_providers()]
+    passed_over += [f"{name} is passed over: onnxruntime could not start it." for name in failed]
+    for warning in (
+        *passed_over,
+        *_slow_halves(session, manifest),
+        *_wide_windows(session, max_len),
+    ):
+        logger.warning("%s", warning)
     return session
+
+
+def _slow_halves(session: Session, manifest: Manifest) -> Iterator[str]:
+    if manifest.cache_dtype == "float16" and not is_on_gpu(session):
+        yield (
+            "A bundle of float16 runs on the CPU, which computes float16 by way of float32; export the "
+            "model with --weights int4 for this machine."
+        )
+
+
+def _wide_windows(session: Session, max_len: int) -> Iterator[str]:
+    """Nothing where the model has no window, or where it never gets that far."""
+    told = session.get_modelmeta().custom_metadata_map.get(WINDOW_KEY, "")
+    window = int(told) if re.fullmatch("[0-9]{1,9}", told) else max_len
+    version = tuple(map(int, re.findall(r"\d+", ort.__version__)[:2]))
+    if window < max_len and version < FIRST_WITH_RIGHT_WINDOWS:
+        yield (
+            f"onnxruntime {ort.__version__} lets this model's window of {window} positions see one "
+            f"more (1.24 does not): drafts after {window} tokens are a little worse, the text stays "
+            "right."
+        )
 
 
 def is_on_gpu(session: Session) -> bool:

@@ -16,6 +16,8 @@ CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"
 GPU_PROVIDERS = (CUDA, TENSORRT)
+UNSPOKEN_WISH = (CUDA, CPU)
+"""Where the settings name none: a GPU that is not there is then no news."""
 
 Provider = tuple[str, dict[str, str]]
 """Name and options, as onnxruntime takes them."""
@@ -23,21 +25,49 @@ Provider = tuple[str, dict[str, str]]
 
 def choose_providers(
     available: Sequence[str], manifest: Manifest, settings: RuntimeSettings, max_len: int
-) -> list[Provider]:
-    """The wished providers that are here and can run this graph, in the order of the wish; CPU last."""
+) -> tuple[list[Provider], list[str]]:
+    """The wished providers that can run this graph here, and a sentence on each other one.
+
+    They stand in the order of the wish, the CPU last.
+    """
     chosen: list[Provider] = []
-    for name in settings.providers:
-        if name == TENSORRT and name in available and manifest.graph == "optimum":
+    passed_over: list[str] = []
+    for name in settings.providers or UNSPOKEN_WISH:
+        if name == CPU or (name not in available and not settings.providers):
+            continue
+        if (reason := _obstacle(name, available, manifest)) is not None:
+            passed_over.append(f"{name} is passed over: {reason}.")
+        elif name == TENSORRT:
             chosen.append((name, _tensorrt_options(manifest, settings, max_len)))
-        elif name == CUDA and name in available and _fits_cuda(manifest):
+        else:
             # By default the arena doubles: on a Jetson it takes the memory that everything shares.
             chosen.append((name, {"device_id": "0", "arena_extend_strategy": "kSameAsRequested"}))
-    return [*chosen, (CPU, {})]
+    return [*chosen, (CPU, {})], passed_over
 
 
-def _fits_cuda(manifest: Manifest) -> bool:
-    # CUDA's GroupQueryAttention has no float32: such a graph would visit the CPU in every layer.
-    return manifest.graph != "fused" or manifest.cache_dtype == "float16"
+def _obstacle(name: str, available: Sequence[str], manifest: Manifest) -> str | None:
+    """Why this provider cannot run the graph here, and what would help; None where it can."""
+    weights = manifest.weights
+    if name not in GPU_PROVIDERS:
+        return "Tandem drives the CPU, CUDA and TensorRT"
+    if name not in available:
+        return (
+            f"this onnxruntime has {' and '.join(available)} only; install onnxruntime-gpu in its "
+            "place, on a Jetson NVIDIA's own build"
+        )
+    if name == TENSORRT and (manifest.graph == "fused" or weights != "fp32"):
+        what = (
+            "GroupQueryAttention" if manifest.graph == "fused" else f"products of {weights} weights"
+        )
+        return f"it has no {what}; export the model with --graph optimum --weights fp32"
+    if manifest.graph == "fused" and manifest.cache_dtype != "float16":
+        return (
+            f"CUDA's GroupQueryAttention is for float16, and the {weights} weights of this bundle "
+            "work with float32; export the model with --weights fp16"
+        )
+    if weights == "int8-dynamic":
+        return "CUDA has no products of int8-dynamic weights; export the model with other weights"
+    return None
 
 
 def _tensorrt_options(
@@ -45,7 +75,6 @@ def _tensorrt_options(
 ) -> dict[str, str]:
     """Half precision, engines kept between runs, and one engine for all lengths.
 
-    TensorRT has no kernels for GroupQueryAttention and MatMulNBits, so fused graphs never come here.
     Without a range of shapes it would build a new engine whenever a text gets longer.
     """
     cache = str(_engine_folder(manifest))

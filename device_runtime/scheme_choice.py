@@ -23,7 +23,7 @@ CANDIDATES = ("dssd-thinned", "dssd-packed", "coupled", "greedy-draft")
 """In the order in which they win a tie."""
 
 MORE_UP_BYTES = 13
-"""Payload of a request for more draws."""
+"""Payload of a request for more draws, without padding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,8 @@ class Candidate:
     """Down, for any other."""
     more_share: float = 0.0
     """Further exchanges per rejection."""
+    more_up_bytes: float = MORE_UP_BYTES
+    """Of a request for more draws."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,7 @@ def seconds_per_round(candidate: Candidate, path: Path, gamma: int) -> float:
     """
     stands = candidate.alpha**gamma
     rejection_s = path.down_s_per_byte * candidate.rejected_bytes
-    more_s = path.round_trip_s + path.up_s_per_byte * MORE_UP_BYTES + rejection_s
+    more_s = path.round_trip_s + path.up_s_per_byte * candidate.more_up_bytes + rejection_s
     return math.fsum((
         gamma * candidate.draft_s,
         path.round_trip_s,

@@ -62,6 +62,8 @@ def rejected_bytes(scheme: str, num_ids: int, sampling: Sampling) -> float:
         # Beside gap and index: how many draws of the id there were, and how many unconditional.
         bits = 5 + num_draws * (gap_bits + rules.grid.index_bits + 2)
         return VERDICT_BYTES + TAGGED_DRAWS_BYTES + bits / 8
+    if isinstance(rules, DssdPacked) and sampling.temperature == 0:
+        return VERDICT_BYTES + _id_bytes(2 * num_ids)  # one id, and a bit that says so
     if isinstance(rules, DssdPacked):
         entries = num_entries(sampling, TYPICAL_NUCLEUS, TYPICAL_SUPPORT)
         return VERDICT_BYTES + PACKED_FRAME_BYTES + PACKED_ENTRY_BYTES * min(entries, num_ids)

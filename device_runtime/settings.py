@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import hw_profiles
 from device_runtime.protocol.errors import ConfigError
 
+PREFILL_CHUNK = 64
+
 
 @dataclass(frozen=True, slots=True)
 class RuntimeSettings:
@@ -17,14 +19,15 @@ class RuntimeSettings:
     """Threads of one run; 0 lets onnxruntime take one per core."""
     max_tokens: int = 2048
     """Positions of the cache, at most the model's; a longer text is drafted from its tail."""
-    prefill_chunk: int = 64
+    prefill_chunk: int = PREFILL_CHUNK
     """Most tokens of one run; it holds chunk × vocabulary logits, wanted or not."""
     allow_spinning: bool = False
     """Busy threads between the operators of a run: faster alone on the machine, and hotter."""
     memory_arena: bool = True
     """Keep memory from run to run; off saves some on boards with 1 GB or less."""
-    providers: tuple[str, ...] = ("CUDAExecutionProvider", "CPUExecutionProvider")
-    """onnxruntime's execution providers in the order of the wish; see `providers`."""
+    providers: tuple[str, ...] = ()
+    """onnxruntime's execution providers in the order of the wish. None named: CUDA where it is
+    present, and no word where it is not."""
 
     def __post_init__(self) -> None:
         ranges = (
@@ -47,9 +50,11 @@ class RuntimeSettings:
         except hw_profiles.ProfileError as error:
             raise ConfigError(str(error)) from None
         wanted = int(runtime.num_threads.value) if runtime.num_threads else 0
+        chunk = runtime.num_prefill_tokens
         return cls(
             num_threads=min(wanted, os.cpu_count() or 1),
             max_tokens=int(runtime.num_context_tokens.value),
+            prefill_chunk=int(chunk.value) if chunk else PREFILL_CHUNK,
             allow_spinning=runtime.allow_spinning.value,
             memory_arena=runtime.memory_arena.value if runtime.memory_arena else True,
             providers=runtime.providers.value,

@@ -13,7 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from device_runtime.protocol.manifest import FILE_NAME, FORMAT_VERSION, Manifest, sha256
+from device_runtime.bundle import MANIFEST_FILE, save_manifest, sha256
+from device_runtime.protocol.manifest import FORMAT_VERSION, Manifest
 from export.checkpoint import Checkpoint
 from export.errors import ExportError
 
@@ -42,9 +43,10 @@ def check_place(out: Path, *, force: bool, checkpoint: Path | None = None) -> No
         raise ExportError(f"{out} is a file; choose a folder for --out")
     if not out.exists() or not any(out.iterdir()):
         return
-    if not (out / FILE_NAME).is_file():
+    if not (out / MANIFEST_FILE).is_file():
+        also = "--force replaces only bundles; " if force else ""
         raise ExportError(
-            f"{out} is not empty and holds no bundle; choose another folder for --out"
+            f"{out} is not empty and holds no bundle; {also}choose another folder for --out"
         )
     if not force:
         raise ExportError(f"{out} holds a bundle already; add --force to replace it")
@@ -123,7 +125,7 @@ def write_manifest(
         tool_versions={tool: version(tool) for tool in _TOOLS},
         **asdict(signature),
     )
-    manifest.save(folder)
+    save_manifest(manifest, folder)
     return manifest
 
 

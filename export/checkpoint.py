@@ -7,7 +7,9 @@ asked for the names of the models it has, where a checkpoint would rather bring 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -115,13 +117,7 @@ def _weight_files(folder: Path) -> list[Path]:
     if (folder / _SINGLE).is_file():
         return [folder / _SINGLE]
     if not (folder / _INDEX).is_file():
-        if any(path for pattern in PICKLED for path in folder.glob(pattern)):
-            raise ExportError(
-                f"{folder} has only pickled weights, which can run code when they are read; if you "
-                "trust them, convert them first: AutoModelForCausalLM.from_pretrained(...)"
-                ".save_pretrained(FOLDER, safe_serialization=True)"
-            )
-        raise ExportError(f"{folder} has no weights: {_SINGLE} or {_INDEX} was expected there")
+        refuse_other_weights((path.name for path in folder.iterdir()), str(folder))
     names = set(_json(folder / _INDEX).get("weight_map", {}).values())
     for name in names:
         # An index can name any file, and transformers would unpickle whatever is no safetensors.
@@ -134,6 +130,20 @@ def _weight_files(folder: Path) -> list[Path]:
             f"({len(missing)} of {len(names)} files); download it completely"
         )
     return [folder / name for name in sorted(names)]
+
+
+def refuse_other_weights(names: Iterable[str], where: str) -> None:
+    """ExportError where files of these names hold no safetensors of a whole model."""
+    present = set(names)
+    if present & {_SINGLE, _INDEX}:
+        return
+    if any(fnmatch(name, pattern) for name in present for pattern in PICKLED):
+        raise ExportError(
+            f"{where} has only pickled weights, which can run code when they are read; if you "
+            "trust them, convert them first: AutoModelForCausalLM.from_pretrained(...)"
+            ".save_pretrained(FOLDER, safe_serialization=True)"
+        )
+    raise ExportError(f"{where} has no weights: {_SINGLE} or {_INDEX} was expected there")
 
 
 def _json(path: Path, *, required: bool = False) -> dict[str, Any]:
@@ -170,6 +180,11 @@ def _refuse_other_kinds(config: dict[str, Any], source: str) -> None:
     if config.get("is_encoder_decoder"):
         raise ExportError(
             f"{source} is an encoder-decoder model; a causal language model is needed"
+        )
+    if any(c.endswith("ForConditionalGeneration") for c in classes):
+        raise ExportError(
+            f"{source} is a {classes[0]}, a model that reads more than text; give a checkpoint of text "
+            "alone (of Gemma 3 that is 270M and 1B)"
         )
     if classes and not any(c.endswith(("ForCausalLM", "LMHeadModel")) for c in classes):
         raise ExportError(

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from device_runtime.protocol.errors import ConfigError
 from export.checkpoint import Checkpoint
+from hw_profiles.schema import DeviceProfile
 
 GRAPHS = ("auto", "fused", "optimum")
 """`auto`: fused where the architecture has such a graph, else optimum."""
-WEIGHTS = ("auto", "fp32", "int8", "int8-dynamic", "int4")
-"""`auto`: what the hardware profile says, else int4, which all profiles say today."""
+WEIGHTS = ("auto", "fp32", "fp16", "int8", "int8-dynamic", "int4")
+"""`auto`: what the hardware profile says, else int4; fp16 is for a GPU."""
 ACCURACY_LEVELS = (0, 1, 4)
 """Of MatMulNBits: 4 rounds activations to int8 where the CPU has kernels for that."""
 DEFAULT_CONTEXT_LEN = 8192
 """Longer contexts cost memory for rotary tables that few drafters use: say --context for more."""
+
+
+@dataclass(frozen=True, slots=True)
+class WeightChoice:
+    """Which weights are to be stored, and what the user should know of how that came about."""
+
+    weights: str
+    """`fp32`, `fp16`, `int8` (blocks), `int8-dynamic` (columns) or `int4`."""
+    accuracy_level: int
+    """One of ACCURACY_LEVELS; means something for blocks only."""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,35 +36,45 @@ class Choice:
     graph: str
     """`fused` or `optimum`."""
     weights: str
-    """`fp32`, `int8` (blocks), `int8-dynamic` (columns) or `int4`."""
     accuracy_level: int
-    """One of ACCURACY_LEVELS; means something for blocks only."""
+    """Both as in WeightChoice."""
     context_len: int
     """Positions the graph must be right for."""
 
 
 def choose_weights(
-    weights: str, accuracy_level: int | None, profile_name: str | None
-) -> tuple[str, int]:
-    """Kind of weights and accuracy level; ConfigError where the profile is unknown."""
+    wanted: str, accuracy_level: int | None, profile_name: str | None
+) -> WeightChoice:
+    """From the flags, else from the profile, else int4; ConfigError where the profile is unknown."""
     if profile_name is None:
         level = 4 if accuracy_level is None else accuracy_level
-        return ("int4" if weights == "auto" else weights), level
+        return WeightChoice("int4" if wanted == "auto" else wanted, level)
     import hw_profiles
 
     try:
         profile = hw_profiles.load(profile_name)
     except hw_profiles.ProfileError as error:
         raise ConfigError(f"--device: {error}") from None
-    if weights == "auto":
-        weights = profile.runtime.weights.value
-    if weights == "int8" and profile.cpu.isa == "aarch64" and "dotprod" not in profile.cpu.features:
-        # All 8-bit block kernels for ARM use the dot product; without one the whole matrix is
-        # expanded to fp32 in every run.
-        weights = "int8-dynamic"
-    if accuracy_level is None:
-        accuracy_level = profile.runtime.accuracy_level.value
-    return weights, accuracy_level
+    runtime = profile.runtime
+    level = runtime.accuracy_level.value if accuracy_level is None else accuracy_level
+    weights = runtime.weights.value if wanted == "auto" else wanted
+    if weights == "int8" and not _multiplies_int8_blocks(profile):
+        reason = (
+            f"int8-dynamic in place of int8: onnxruntime's 8-bit block kernels for ARM need the dot "
+            f"product, which {profile.name} lacks, and would expand every matrix in every run"
+        )
+        return WeightChoice("int8-dynamic", level, (reason,))
+    if weights == "fp16" and wanted == "auto" and runtime.cpu_weights is not None:
+        reason = (
+            f"fp16 is for the GPU of {profile.name}; where its onnxruntime has no CUDA, export with "
+            f"--weights {runtime.cpu_weights.value}"
+        )
+        return WeightChoice(weights, level, (reason,))
+    return WeightChoice(weights, level)
+
+
+def _multiplies_int8_blocks(profile: DeviceProfile) -> bool:
+    return profile.cpu.isa != "aarch64" or "dotprod" in profile.cpu.features
 
 
 def choose_graph(wanted: str, checkpoint: Checkpoint) -> str:
@@ -67,6 +89,22 @@ def choose_graph(wanted: str, checkpoint: Checkpoint) -> str:
     if wanted == "fused":
         raise ConfigError(f"{checkpoint.source} has no fused graph: {reason}; use --graph optimum")
     return "optimum"
+
+
+def fit_to_graph(chosen: WeightChoice, graph: str, wanted: str) -> WeightChoice:
+    """The weights as this kind of graph can hold them; ConfigError where it cannot hold the wanted."""
+    if chosen.weights != "fp16" or graph == "fused":
+        return chosen
+    if wanted == "fp16":
+        raise ConfigError(
+            "--weights fp16 needs a fused graph, and this one comes from optimum; use --weights "
+            "fp32, which CUDA runs as it is and TensorRT in half precision"
+        )
+    reason = (
+        "fp32 in place of fp16: only fused graphs are written in fp16; CUDA runs this one as it is, "
+        "TensorRT in half precision"
+    )
+    return replace(chosen, weights="fp32", notes=(reason,))
 
 
 def choose_context(wanted: int | None, model_context_len: int) -> int:

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--device", metavar="PROFILE", help="hardware profile (see `tandem profiles list`)")
     add("--graph", choices=choose.GRAPHS, default="auto", help="default: fused where it exists")
     add("--weights", choices=choose.WEIGHTS, default="auto",
-        help="default: what the profile says, else int4")  # fmt: skip
+        help="default: what the profile says, else int4; fp16 is for a GPU")  # fmt: skip
     add("--accuracy-level", type=int, choices=choose.ACCURACY_LEVELS,
         help="of quantised products: 4 rounds activations to int8, 0 and 1 do not "
         "(default: what the profile says, else 4)")  # fmt: skip
@@ -68,14 +68,17 @@ def run(args: argparse.Namespace) -> int:
     # The file is named here because the libraries' output is redirected later on.
     console = Console(file=sys.stderr, quiet=args.json, highlight=False, soft_wrap=True)
     stages = Stages(console)
-    weights, level = choose.choose_weights(args.weights, args.accuracy_level, args.device)
+    chosen = choose.choose_weights(args.weights, args.accuracy_level, args.device)
     bundle.check_place(args.out, force=args.force)
     found, context_len = _open_checkpoint(args, stages)
     graph = choose.choose_graph(args.graph, found)
-    choice = Choice(graph, weights, level, choose.choose_context(args.context, context_len))
+    chosen = choose.fit_to_graph(chosen, graph, args.weights)
+    context_len = choose.choose_context(args.context, context_len)
+    choice = Choice(graph, chosen.weights, chosen.accuracy_level, context_len)
     with bundle.replacing(args.out) as folder:
         parity = _export(found, folder, choice, stages)
     report = _report(args, found, choice, parity, stages)
+    report["notes"] = list(chosen.notes)
     report["wall_s"] = time.perf_counter() - started_s
     if args.json:
         print(json.dumps(report))
@@ -99,6 +102,8 @@ def _open_checkpoint(args: argparse.Namespace, stages: Stages) -> tuple[Checkpoi
         from export import architecture
     architecture.check(found)
     context_len = architecture.context_len(found)
+    if location.num_parameters is not None:
+        bundle.check_space(args.out, location.num_parameters)
     hub.fetch_weights(location)
     bundle.check_space(args.out, checkpoint.count_parameters(found.folder))
     return found, context_len
@@ -165,7 +170,7 @@ def _summary(report: dict[str, Any]) -> str:
     if (rounding := parity["activations"]) is not None:
         share = rounding["num_greedy_equal"] / rounding["num_rows"]
         lines += (
-            f"\nrounding activations to int8 changes logits by {rounding['relative_rms_error']:.1%} "
-            f"and keeps {share:.1%} of the first choices"
+            f"\nrounding activations to {rounding['to']} changes logits by "
+            f"{rounding['relative_rms_error']:.2%} and keeps {share:.1%} of the first choices"
         )
-    return lines
+    return "\n".join([lines, *(f"note: {note}" for note in report["notes"])])

@@ -1,4 +1,4 @@
-"""A copy of a quantised graph that computes with the same weights but leaves activations alone.
+"""A copy of a graph that computes with the same weights but leaves activations alone.
 
 Its logits must equal those of the rounded checkpoint but for the order of sums, so the parity check
 can be as strict on it as on float32; what rounding activations adds is then measured by itself.
@@ -12,6 +12,9 @@ from pathlib import Path
 
 import onnx
 from onnx import GraphProto, NodeProto, TensorProto, helper
+from transformers import PreTrainedModel
+
+from export import decoder_families, fused_graph
 
 _FLOAT32 = 1
 """MatMulNBits' accuracy level: activations in float32."""
@@ -30,6 +33,19 @@ def exact_copy(path: Path) -> Iterator[Path | None]:
         yield copy
     finally:
         copy.unlink()
+
+
+@contextmanager
+def float32_twin(model: PreTrainedModel, path: Path, num_positions: int) -> Iterator[Path]:
+    """The fused graph of float16 once more in float32, from the same rounded model, beside it."""
+    twin = path.with_name("exact.onnx")
+    decoder = decoder_families.read_decoder(model, num_positions)
+    try:
+        fused_graph.write(decoder, twin, "fp32", accuracy_level=0)
+        yield twin
+    finally:
+        for left in path.parent.glob(f"{twin.name}*"):
+            left.unlink()
 
 
 def _rewrite(graph: GraphProto) -> bool:

@@ -7,22 +7,30 @@ and each norm adds the residual. The graph gives logits of every token that is r
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from onnx import TensorProto, ValueInfoProto, helper
 
-from export.decoder import Attention, Decoder, Layer, Mlp, Norm, Rotary
+from export.decoder import Attention, Decoder, Floats, Layer, Mlp, Norm, Rotary
 from export.onnx_writer import MICROSOFT, OnnxWriter
 from export.weight_formats import WeightFormat, weight_format
 
+WINDOW_KEY = "tandem.attention_window"
+"""Metadata: positions that the shortest window sees. Before 1.24 onnxruntime shows one more."""
 _GELU = {"gelu": "none", "gelu_tanh": "tanh"}
 
 
 def write(decoder: Decoder, path: Path, weights: str, accuracy_level: int) -> None:
     """Write the ONNX file and its data; `weights` as `--weights` names it."""
     with OnnxWriter(path) as writer:
-        _Graph(writer, decoder, weight_format(writer, weights, accuracy_level)).write()
-        writer.save(_inputs(decoder), _outputs(decoder))
+        fmt = weight_format(writer, weights, accuracy_level)
+        _Graph(writer, decoder, fmt).write()
+        cache_type = helper.np_dtype_to_tensor_dtype(fmt.dtype)
+        windows = [layer.attention.window for layer in decoder.layers if layer.attention.window]
+        metadata = {WINDOW_KEY: str(min(windows))} if windows else {}
+        inputs, outputs = _inputs(decoder, cache_type), _outputs(decoder, cache_type)
+        writer.save(inputs, outputs, metadata=metadata)
 
 
 class _Graph:
@@ -37,22 +45,32 @@ class _Graph:
 
     def write(self) -> None:
         """All nodes from ids to logits."""
-        decoder, writer = self._decoder, self._writer
+        decoder = self._decoder
         added = self._weights.embed("input_ids", decoder.embedding, "embedding")
         if decoder.embedding_scale != 1:
-            added = self._scaled(added, decoder.embedding_scale, "embedding.scaled")
+            scale = self._weights.dtype.type(decoder.embedding_scale)
+            added = self._scaled(added, scale, "embedding.scaled")
         stream = ""
         for index, layer in enumerate(decoder.layers):
             stream, added = self._layer(stream, added, layer, index)
         _, normed = self._add_and_norm(stream, added, decoder.final_norm, "final")
+        self._head(normed)
+
+    def _head(self, normed: str) -> None:
+        """Logits in float32, whatever the rest of the graph computes in."""
+        decoder, writer = self._decoder, self._writer
         head = self._weights.tied if decoder.is_tied else self._weights.linear
-        if not decoder.logit_softcap:
-            head(normed, decoder.head, "logits")
-            return
-        raw = head(normed, decoder.head, "logits.raw")
-        small = self._scaled(raw, 1 / decoder.logit_softcap, "logits.small")
-        capped = writer.op("Tanh", small, name="logits.capped")
-        self._scaled(capped, decoder.logit_softcap, "logits")
+        logits = "logits.raw" if decoder.logit_softcap else "logits"
+        if self._weights.dtype == np.float32:
+            head(normed, decoder.head, logits)
+        else:
+            half = head(normed, decoder.head, "logits.half")
+            writer.op("Cast", half, name=logits, to=TensorProto.FLOAT)
+        if decoder.logit_softcap:
+            one = np.float32(1)
+            small = self._scaled(logits, one / decoder.logit_softcap, "logits.small")
+            capped = writer.op("Tanh", small, name="logits.capped")
+            self._scaled(capped, one * decoder.logit_softcap, "logits")
 
     def _layer(self, stream: str, added: str, layer: Layer, index: int) -> tuple[str, str]:
         """The residual stream after the attention, and what the MLP adds to it."""
@@ -73,7 +91,7 @@ class _Graph:
             return added, self._norm(added, norm, f"{name}.norm")
         normed, _, _, total = self._writer.ops(
             "SkipSimplifiedLayerNormalization",
-            *(stream, added, self._writer.weight(f"{name}.norm.weight", norm.weight)),
+            *(stream, added, self._floats(f"{name}.norm.weight", norm.weight)),
             outputs=[f"{name}.norm", "", "", f"{name}.stream"],
             domain=MICROSOFT,
             epsilon=norm.epsilon,
@@ -81,7 +99,7 @@ class _Graph:
         return total, normed
 
     def _norm(self, x: str, norm: Norm, name: str) -> str:
-        weight = self._writer.weight(f"{name}.weight", norm.weight)
+        weight = self._floats(f"{name}.weight", norm.weight)
         return self._writer.op(
             "SimplifiedLayerNormalization",
             *(x, weight),
@@ -148,9 +166,13 @@ class _Graph:
         product = writer.op("Mul", active, up, name=f"{name}.product")
         return self._weights.linear(product, mlp.down, f"{name}.down")
 
-    def _scaled(self, x: str, factor: float, name: str) -> str:
-        weight = self._writer.weight(f"{name}.factor", np.array(factor, np.float32))
+    def _scaled(self, x: str, factor: np.floating[Any], name: str) -> str:
+        weight = self._writer.weight(f"{name}.factor", np.asarray(factor))
         return self._writer.op("Mul", x, weight, name=name)
+
+    def _floats(self, name: str, array: Floats) -> str:
+        """A weight in the type that flows through the graph."""
+        return self._writer.weight(name, array.astype(self._weights.dtype))
 
     def _lengths(self) -> tuple[str, str]:
         """Index (1,) of the last position and number of positions, from the mask's length alone."""
@@ -163,31 +185,30 @@ class _Graph:
         return last, writer.op("Reshape", total, scalar, name="total_positions")
 
     def _tables(self, rotary: Rotary, name: str) -> tuple[str, str]:
-        cos = self._writer.weight(f"{name}.cos", rotary.cos)
-        return cos, self._writer.weight(f"{name}.sin", rotary.sin)
+        return self._floats(f"{name}.cos", rotary.cos), self._floats(f"{name}.sin", rotary.sin)
 
 
-def _inputs(decoder: Decoder) -> list[ValueInfoProto]:
+def _inputs(decoder: Decoder, cache_type: int) -> list[ValueInfoProto]:
     integers = TensorProto.INT64
     return [
         helper.make_tensor_value_info("input_ids", integers, [1, "num_tokens"]),
         helper.make_tensor_value_info("attention_mask", integers, [1, "num_positions"]),
-        *_cache(decoder, "past_key_values", "past_len"),
+        *_cache(decoder, cache_type, "past_key_values", "past_len"),
     ]
 
 
-def _outputs(decoder: Decoder) -> list[ValueInfoProto]:
+def _outputs(decoder: Decoder, cache_type: int) -> list[ValueInfoProto]:
     shape: list[str | int | None] = [1, "num_tokens", len(decoder.head.weight)]
     return [
         helper.make_tensor_value_info("logits", TensorProto.FLOAT, shape),
-        *_cache(decoder, "present", "present_len"),
+        *_cache(decoder, cache_type, "present", "present_len"),
     ]
 
 
-def _cache(decoder: Decoder, prefix: str, length: str) -> list[ValueInfoProto]:
+def _cache(decoder: Decoder, element: int, prefix: str, length: str) -> list[ValueInfoProto]:
     shape: list[str | int | None] = [1, decoder.num_kv_heads, length, decoder.head_size]
     return [
-        helper.make_tensor_value_info(f"{prefix}.{index}.{part}", TensorProto.FLOAT, shape)
+        helper.make_tensor_value_info(f"{prefix}.{index}.{part}", element, shape)
         for index in range(len(decoder.layers))
         for part in ("key", "value")
     ]

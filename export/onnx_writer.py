@@ -5,7 +5,7 @@ onnxruntime maps that file: rows of an embedding that no text needs never fill m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -104,8 +104,9 @@ class OnnxWriter:
         inputs: Sequence[ValueInfoProto],
         outputs: Sequence[ValueInfoProto],
         opset: int = OPSET,
+        metadata: Mapping[str, str] | None = None,
     ) -> None:
-        """Write the graph."""
+        """Write the graph; `metadata` is what a session can tell without reading the nodes."""
         graph = helper.make_graph(
             self._nodes, "decoder", list(inputs), list(outputs), list(self._weights.values())
         )
@@ -113,4 +114,5 @@ class OnnxWriter:
         model = helper.make_model(
             graph, producer_name="tandem", opset_imports=opsets, ir_version=_IR_VERSION
         )
+        helper.set_model_props(model, dict(metadata or {}))
         onnx.save(model, self._path)

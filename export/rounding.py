@@ -14,6 +14,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from export.errors import ExportError
 from export.quantise import Floats, to_blocks, to_columns
 
 
@@ -52,7 +53,18 @@ def _columns(matrix: Floats) -> Floats:
     return rounded
 
 
+def _halves(matrix: Floats) -> Floats:
+    with np.errstate(over="ignore"):
+        rounded: Floats = matrix.astype(np.float16).astype(np.float32)
+    if not np.isfinite(rounded).all():
+        raise ExportError(
+            "a weight lies beyond the range of float16 (65,504); use --weights fp32 or int4"
+        )
+    return rounded
+
+
 _ROUNDED: dict[str, Callable[[Floats], Floats]] = {
+    "fp16": _halves,
     "int8": _blocks(8),
     "int8-dynamic": _columns,
     "int4": _blocks(4),

@@ -15,9 +15,15 @@ from export.errors import ExportError
 from export.onnx_writer import MICROSOFT, OnnxWriter
 from export.quantise import BLOCK_SIZE, to_blocks, to_columns
 
+PLAIN: dict[str, np.dtype[Any]] = {"fp32": np.dtype(np.float32), "fp16": np.dtype(np.float16)}
+"""Kinds of weights that are stored as plain numbers, and the type of those."""
+
 
 class WeightFormat(Protocol):
     """Writes the matrices of one graph."""
+
+    dtype: np.dtype[Any]
+    """Of everything that flows through the graph, and so of norms, rotary tables and cache."""
 
     def linear(self, x: str, linear: Linear, name: str) -> str:
         """W x + b for every row of x; returns the output's name, which is `name`."""
@@ -32,18 +38,19 @@ class WeightFormat(Protocol):
         ...
 
 
-class Float32:
-    """Plain matrices."""
+class Plain:
+    """Matrices as they are, in float32 or float16."""
 
-    def __init__(self, writer: OnnxWriter) -> None:
+    def __init__(self, writer: OnnxWriter, dtype: np.dtype[Any]) -> None:
         self._writer = writer
+        self.dtype = dtype
 
     def linear(self, x: str, linear: Linear, name: str) -> str:
-        weight = self._writer.weight(f"{name}.weight", linear.weight.T)
+        weight = self._writer.weight(f"{name}.weight", linear.weight.T.astype(self.dtype))
         return self._multiply("MatMul", x, weight, linear, name)
 
     def embed(self, ids: str, table: Floats, name: str) -> str:
-        self._table = self._writer.weight(f"{name}.weight", table)
+        self._table = self._writer.weight(f"{name}.weight", table.astype(self.dtype))
         return self._writer.op("Gather", self._table, ids, name=name)
 
     def tied(self, x: str, head: Linear, name: str) -> str:
@@ -54,13 +61,15 @@ class Float32:
         fused: dict[str, Any] = {"domain": MICROSOFT, "transB": 1} if kind == "FusedMatMul" else {}
         self._writer.op(kind, x, weight, name=product, **fused)
         if linear.bias is not None:
-            bias = self._writer.weight(f"{name}.bias", linear.bias)
+            bias = self._writer.weight(f"{name}.bias", linear.bias.astype(self.dtype))
             self._writer.op("Add", product, bias, name=name)
         return name
 
 
 class BlockQuantised:
     """4 or 8 bits in blocks along the inputs, for MatMulNBits."""
+
+    dtype = PLAIN["fp32"]
 
     def __init__(self, writer: OnnxWriter, bits: int, accuracy_level: int) -> None:
         self._writer = writer
@@ -120,6 +129,8 @@ class BlockQuantised:
 class ColumnQuantised:
     """8 bits with one scale per output; activations are rounded to 8 bits as a whole, each run."""
 
+    dtype = PLAIN["fp32"]
+
     def __init__(self, writer: OnnxWriter) -> None:
         self._writer = writer
 
@@ -157,8 +168,8 @@ class ColumnQuantised:
 
 def weight_format(writer: OnnxWriter, weights: str, accuracy_level: int) -> WeightFormat:
     """The class for a kind of weights, as `--weights` names it."""
-    if weights == "fp32":
-        return Float32(writer)
+    if weights in PLAIN:
+        return Plain(writer, PLAIN[weights])
     if weights == "int8-dynamic":
         return ColumnQuantised(writer)
     return BlockQuantised(writer, {"int8": 8, "int4": 4}[weights], accuracy_level)

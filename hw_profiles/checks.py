@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from hw_profiles.schema import DeviceProfile, LinkProfile, ProfileError, Quantity
+from hw_profiles.schema import DeviceProfile, LinkProfile, ProfileError, Quantity, Runtime
+
+GPU_PROVIDERS = {"CUDAExecutionProvider", "TensorrtExecutionProvider"}
 
 
 def check_device(profile: DeviceProfile, where: str) -> None:
@@ -44,6 +46,17 @@ def _device_problems(profile: DeviceProfile) -> list[str]:
             "runtime.accuracy_level 4 needs the feature dotprod on aarch64: "
             "without it onnxruntime ignores the level; choose 0"
         )
+    return problems + _weight_problems(runtime)
+
+
+def _weight_problems(runtime: Runtime) -> list[str]:
+    if runtime.weights.value != "fp16":
+        return []
+    problems = []
+    if not GPU_PROVIDERS & set(runtime.providers.value):
+        problems.append("runtime.weights fp16 is for a GPU, and runtime.providers wishes for none")
+    if runtime.cpu_weights is None or runtime.cpu_weights.value == "fp16":
+        problems.append("runtime.weights fp16 needs other runtime.cpu_weights beside it")
     return problems
 
 

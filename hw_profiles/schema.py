@@ -47,7 +47,8 @@ Feature = Literal[
 ]
 """Instruction sets that matter to the kernels; named as the compilers name them."""
 
-Weights = Literal["fp32", "int8", "int4"]
+Weights = Literal["fp32", "fp16", "int8", "int8-dynamic", "int4"]
+"""As `tandem export --weights` names them: int8 in blocks, int8-dynamic in columns, fp16 for a GPU."""
 AccuracyLevel = Literal[0, 1, 2, 3, 4]
 """MatMulNBits: 0 unset, 1 fp32, 2 fp16, 3 bf16, 4 int8 activations."""
 
@@ -213,7 +214,11 @@ class Runtime:
     """Cap on the context: longer ones need more cache than the smallest board should give."""
     num_threads: Quantity | None = None
     """Absent: one per physical core."""
+    num_prefill_tokens: Quantity | None = None
+    """Most tokens of one run: it holds as many rows of logits. Absent: the runtime's own number."""
     memory_arena: Choice[bool] | None = None
+    cpu_weights: Choice[Weights] | None = None
+    """In place of `weights` where the GPU that `providers` wishes for is not used."""
 
 
 @dataclass(frozen=True, slots=True)

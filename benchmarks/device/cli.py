@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
@@ -29,13 +30,15 @@ from benchmarks.device.models import (
 from benchmarks.machine import collect
 from benchmarks.record import Record, write
 from benchmarks.shapes import SHAPES
+from device_runtime.bundle import load_manifest
 from device_runtime.energy.find import KINDS, open_meter
 from device_runtime.energy.meter import EnergyMeter, MeterError
 from device_runtime.protocol.errors import ConfigError
-from device_runtime.protocol.manifest import Manifest
 from device_runtime.settings import RuntimeSettings
 
 CONTEXTS = (32, 512, 2048)
+MIN_TOKENS = 8
+"""Longer contexts get half of the tokens, and a block of drafts has 4."""
 NUM_STARTS = 5
 ENERGY_S = 10.0
 MEASURED_KINDS = tuple(kind for kind in KINDS if kind not in ("auto", "modelled", "nvml"))
@@ -52,13 +55,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", default="int4", help="of the random model (default: int4)")
     parser.add_argument("--threads", type=int, default=_num_cpus(), help="default: every CPU")
     parser.add_argument("--spinning", action="store_true", help="Tandem's threads spin in a run")
-    parser.add_argument("--contexts", type=int, nargs="+", default=CONTEXTS, metavar="TOKENS")
+    parser.add_argument(
+        "--contexts", type=int, nargs="+", metavar="TOKENS",
+        help="tokens before the first that is timed (default: those of 32, 512 and 2048 that fit)",
+    )  # fmt: skip
     parser.add_argument("--rounds", type=int, default=12, help="at the first context (default: 12)")
     parser.add_argument("--tokens", type=int, default=64, help="written in a round (default: 64)")
     parser.add_argument("--peers", action="store_true", help="measure other projects beside it")
     parser.add_argument(
         "--peers-python", type=Path,
-        help="a Python that has them (default: one is made in .bench/peers)",
+        help="a Python that has them (default: one is made in .bench/peers; TORCH_INDEX names an "
+        "index for its torch, as for make)",
     )  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("bench-device"), help="folder of results")
 
@@ -67,8 +74,11 @@ def run(args: argparse.Namespace) -> int:
     """Measure, print the table, write table.md, results.csv and results.jsonl; exit code 0."""
     if args.peers and args.bundle:
         raise ConfigError("--peers needs the checkpoint too: use --shape instead of --bundle")
-    console = Console(highlight=False, stderr=True)
+    if args.tokens < MIN_TOKENS:
+        raise ConfigError(f"--tokens {args.tokens}: at least {MIN_TOKENS} are needed")
+    console = Console(highlight=False, soft_wrap=True, stderr=True)
     contenders = _contenders(args, console)
+    args.contexts = _fitting(args, load_manifest(contenders[0].model).context_len, console)
     args.out.mkdir(parents=True, exist_ok=True)
     log = args.out / "contenders.log"
     log.write_text("")
@@ -90,12 +100,29 @@ def _num_cpus() -> int:
 
 def _contenders(args: argparse.Namespace, console: Console) -> list[Contender]:
     if args.bundle:
-        return [of_bundle(args.bundle, Manifest.load(args.bundle).weights)]
+        return [of_bundle(args.bundle, load_manifest(args.bundle).weights)]
     found = [own(args.shape, args.weights, console)]
     if args.peers:
         python = peer_python(args.peers_python, console)
         found += peers(args.shape, args.weights, python, console)
     return found
+
+
+def _fitting(args: argparse.Namespace, context_len: int, console: Console) -> tuple[int, ...]:
+    """The contexts after which all tokens still lie in the model's positions.
+
+    Beyond them the drafter goes on with the tail of the text: a short context under a long one's name.
+    """
+    longest = context_len - args.tokens
+    wanted = args.contexts or CONTEXTS
+    fits = tuple(context for context in wanted if 1 <= context <= longest)
+    wrong = ", ".join(str(context) for context in wanted if context not in fits)
+    limit = f"the model has {context_len} positions, so with --tokens {args.tokens} they end at"
+    if not fits or (wrong and args.contexts):
+        raise ConfigError(f"--contexts {wrong}: {limit} {max(0, longest)}")
+    if wrong:
+        console.print(f"contexts left out: {wrong}; {limit} {longest}")
+    return fits
 
 
 def _measure(
@@ -122,11 +149,20 @@ def _measure(
         kept = tuple(arm.contender for arm in arms)
     starts = measure.start_times(lambda: ArmProcess(contenders[0], spec, log), NUM_STARTS)
     measured.starts_s.extend(starts)
-    manifest = Manifest.load(contenders[0].model)
-    # Keys and values, float32.
-    per_token = manifest.num_layers * 2 * manifest.num_kv_heads * manifest.head_size * 4
-    name = args.bundle.name if args.bundle else args.shape
-    return report.Run(name, args.threads, tuple(args.contexts), kept, versions, per_token, measured)
+    manifest = load_manifest(contenders[0].model)
+    item_bytes = np.dtype(manifest.cache_dtype).itemsize
+    return report.Run(
+        shape=args.bundle.name if args.bundle else args.shape,
+        num_threads=args.threads,
+        contexts=args.contexts,
+        contenders=kept,
+        versions=versions,
+        cache_bytes_per_token=(
+            manifest.num_layers * 2 * manifest.num_kv_heads * manifest.head_size * item_bytes
+        ),
+        spinning=args.spinning,
+        measured=measured,
+    )
 
 
 def _num_steps(plan: list[Phase], arms: list[ArmProcess]) -> int:

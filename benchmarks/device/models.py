@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 from rich.console import Console
@@ -21,11 +22,18 @@ from device_runtime.protocol.errors import TandemError
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / ".bench"
 
+CONSTRAINTS = ROOT / "constraints.txt"
 PEER_PACKAGES = (
-    "torch", "transformers==4.57.6", "optimum-onnx==0.1.0", "onnxruntime==1.31.1",
+    "transformers", "optimum-onnx", "onnxruntime",
     "onnxruntime-genai==0.14.1", "onnx_ir", "gguf==0.19.0", "llama-cpp-python==0.3.36",
 )  # fmt: skip
-"""0.14.1 is the newest of onnxruntime-genai whose builder works with transformers 4.57."""
+"""What the project uses itself comes in the versions that it pins, in constraints.txt.
+
+0.14.1 is the newest of onnxruntime-genai whose builder works with transformers 4.57.
+"""
+TORCH_INDEX = "TORCH_INDEX"
+"""As for `make`: address of an index that has another build of torch than pip's own."""
+OWN, ON_OPTIMUM = "tandem", "tandem on optimum's graph"
 NO_AMX = " ".join(f"-DGGML_AMX_{kind}=OFF" for kind in ("TILE", "INT8", "BF16"))
 
 
@@ -55,35 +63,39 @@ class Contender:
 
 def own(shape: str, weights: str, console: Console) -> Contender:
     """Tandem's fused bundle of that kind of weights."""
-    bundle = _bundle(shape, "fused", weights, console)
-    return Contender("tandem", "tandem", Path(sys.executable), bundle, weights)
+    return of_bundle(_bundle(shape, "fused", weights, console), weights)
 
 
 def of_bundle(bundle: Path, weights: str) -> Contender:
     """Tandem on a bundle that exists already."""
-    return Contender("tandem", "tandem", Path(sys.executable), bundle, weights)
+    return Contender(OWN, "tandem", Path(sys.executable), bundle, weights)
 
 
 def peers(shape: str, weights: str, python: Path, console: Console) -> list[Contender]:
     """Every other contender whose files can be made; the console says which cannot, and why.
 
-    torch has no kernels for these weights: transformers runs in float32.
+    torch has no kernels for these weights: transformers runs in float32. Tandem's own runtime on
+    optimum's graph tells what comes from the graph and what from the runtime.
     """
-    checkpoint = _checkpoint(shape, console)
-    found = [Contender("transformers", "transformers", python, checkpoint, "fp32")]
-    makers: dict[tuple[str, str], Callable[[], Path]] = {
-        ("onnxruntime-genai", "genai"): lambda: _peer_file(
-            "genai", shape, weights, python, console
-        ),
-        ("llama.cpp", "llama.cpp"): lambda: _peer_file("gguf", shape, weights, python, console),
-        ("optimum", "optimum"): lambda: _optimum(shape, weights, console),
-    }
-    for (name, arm), make in makers.items():
+    here = Path(sys.executable)
+
+    def written(kind: str) -> Callable[[], Path]:
+        return lambda: _peer_file(kind, shape, weights, python, console)
+
+    makers: tuple[tuple[str, str, Path, Callable[[], Path]], ...] = (
+        (ON_OPTIMUM, "tandem", here, lambda: _bundle(shape, "optimum", weights, console)),
+        ("onnxruntime-genai", "genai", python, written("genai")),
+        ("llama.cpp", "llama.cpp", python, written("gguf")),
+        ("optimum", "optimum", python, lambda: _optimum(shape, weights, console)),
+    )
+    found = []
+    for name, arm, program, make in makers:
         try:
-            found.append(Contender(name, arm, python, make(), weights))
+            found.append(Contender(name, arm, program, make(), weights))
         except PeerError as error:
             console.print(f"{name} is left out: {error}")
-    return found
+    checkpoint = _checkpoint(shape, console)
+    return [*found, Contender("transformers", "transformers", python, checkpoint, "fp32")]
 
 
 def peer_python(given: Path | None, console: Console) -> Path:
@@ -93,14 +105,23 @@ def peer_python(given: Path | None, console: Console) -> Path:
     folder = CACHE / "peers"
     python = folder / "bin" / "python"
     stamp = folder / "packages"
-    if stamp.exists() and stamp.read_text() == "\n".join(PEER_PACKAGES):
+    torch = f"torch=={version('torch')}"  # with its build: no CUDA where there is none here
+    wanted = "\n".join((torch, *PEER_PACKAGES, CONSTRAINTS.read_text()))
+    if stamp.exists() and stamp.read_text() == wanted:
         return python
     console.print("installing the peers into .bench/peers (builds llama.cpp: takes a while) …")
     _checked([sys.executable, "-m", "venv", "--clear", str(folder)])
-    # Its AMX kernels crash on CPUs without AMX (seen with 0.3.36).
+    install = [str(python), "-m", "pip", "install", "--quiet", "--constraint", str(CONSTRAINTS)]
+    index = os.environ.get(TORCH_INDEX)
+    # torch alone and without its dependencies, so that the second index is asked for nothing else.
+    try:
+        _checked([*install, "--no-deps", *(["--extra-index-url", index] if index else []), torch])
+    except PeerError as error:
+        raise PeerError(f"{error}; {TORCH_INDEX}=URL names an index that has {torch}") from None
+    # llama.cpp's AMX kernels crash on CPUs without AMX (seen with 0.3.36).
     environment = {**os.environ, "CMAKE_ARGS": f"-DGGML_NATIVE=ON {NO_AMX}"}
-    _checked([str(python), "-m", "pip", "install", "--quiet", *PEER_PACKAGES], environment)
-    stamp.write_text("\n".join(PEER_PACKAGES))
+    _checked([*install, torch, *PEER_PACKAGES], environment)
+    stamp.write_text(wanted)
     return python
 
 

@@ -42,6 +42,8 @@ class Run:
     contenders: tuple[Contender, ...]
     versions: dict[str, str]
     cache_bytes_per_token: int
+    spinning: bool
+    """Whether Tandem's own threads spin in a run."""
     measured: Measured
 
     def rounds(self, contender: str, context: int) -> list[Round]:
@@ -78,6 +80,9 @@ def markdown(run: Run) -> Iterator[str]:
         f"turns. Memory read speed in the same run: {run.read_bytes_per_s / 1e9:.1f} GB/s."
     )
     yield ""
+    if len(run.contenders) > 1:
+        yield _fairness(run.spinning)
+        yield ""
     heads = ["contender", "weights", "model MB"]
     heads += [f"ms per token at {context}" for context in run.contexts]
     heads += ["times ours", "share of floor", "prefill tokens/s", "CPU ms per token"]
@@ -90,6 +95,15 @@ def markdown(run: Run) -> Iterator[str]:
     yield ""
     yield from _own(run)
     yield "Versions: " + "; ".join(f"{name}: {v}" for name, v in run.versions.items()) + "."
+
+
+def _fairness(spinning: bool) -> str:
+    how = "spin in a run, as asked for" if spinning else "sleep whenever they wait, its default"
+    return (
+        f"Threads: Tandem's {how}; its peers keep their own defaults, which spin. Same number of "
+        "threads, same ids, same kind of weights (transformers: float32, as torch has no other "
+        "kernels here)."
+    )
 
 
 def _row(run: Run, contender: Contender, ours_s: float) -> list[str]:
@@ -126,7 +140,7 @@ def memory(run: Run, contender: Contender) -> tuple[int, int, int, int]:
 
 def _own(run: Run) -> Iterator[str]:
     """What only our own arm tells."""
-    rounds = run.rounds("tandem", run.contexts[0])
+    rounds = run.rounds(run.contenders[0].name, run.contexts[0])
     bare = Spread.of(statistics.median(r.own["bare"]) for r in rounds)
     drafting = Spread.of(statistics.median(r.own["drafting"]) for r in rounds)
     added = Spread.of(
@@ -179,14 +193,16 @@ def records(run: Run) -> Iterator[dict[str, Any]]:
 def _own_values(run: Run, r: Round) -> dict[str, Any]:
     if not r.own:
         return {}
-    starts_s = run.measured.starts_s
-    return {
+    values: dict[str, Any] = {
         "bare_run_s": statistics.median(r.own["bare"]),
         "draft_token_s": statistics.median(r.own["drafting"]),
         "outside_share": statistics.median(r.own["outside"]),
-        "start_s": statistics.median(starts_s) if starts_s else None,
-        "j_per_token": run.measured.joules_per_token,
     }
+    if r.contender == run.contenders[0].name:  # the only one that is started again and metered
+        starts_s = run.measured.starts_s
+        values["start_s"] = statistics.median(starts_s) if starts_s else None
+        values["j_per_token"] = run.measured.joules_per_token
+    return values
 
 
 def csv_text(rows: Sequence[dict[str, Any]]) -> str:

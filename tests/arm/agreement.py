@@ -13,11 +13,15 @@ EXACT = {
 }
 """Products of float32: kernels differ by their last bits alone, and greedy text is the same."""
 ROUNDED = {
+    "fp16": ("--graph", "fused", "--weights", "fp16"),
     "int8": ("--graph", "fused", "--weights", "int8"),
     "int8-dynamic": ("--graph", "fused", "--weights", "int8-dynamic"),
     "int4": ("--graph", "fused", "--weights", "int4"),
 }
-"""Activations are rounded to 8 bits, by each CPU's kernels in their own way or not at all."""
+"""Activations are rounded to float16 or to 8 bits, by each CPU's kernels in their own way."""
+
+WINDOW = 32
+"""Positions that the windowed bundles see; the probe's texts are longer."""
 
 CLEAR_MARGIN = 0.2
 """Gap of the two best logits, in standard deviations of the row, that rounding must not turn.

@@ -1,7 +1,9 @@
 """What the device computes from fixed inputs, as one JSON object: the same program on any machine.
 
-`python -m tests.arm.probe FOLDER` reads every bundle in the folder. Integers, bytes and greedy tokens
-can be compared between machines; logits are told to a few digits, as kernels differ.
+`python -m tests.arm.probe FOLDER` reads every bundle in the folder; with `--drafts` behind it, nothing
+else is computed. Integers, what schemes decide, and greedy tokens can be compared between machines.
+Bytes of messages that follow from float64 laws, and logits, need not be equal: the last bit of an
+exponential function is each library's own.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import json
 import platform
 import sys
 from collections.abc import Iterable
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -43,9 +46,14 @@ def report(bundles: Path) -> dict[str, Any]:
         "streams": _digest([stream_bits(stream_key(1, 2, 3), np.arange(1000)).tobytes()]),
         "packing": [_digest(_packed_rows(size)) for size in (1, 320, 49_152, 151_936)],
         "lattice": _lattice_numbers(),
-        "messages": {name: _digest(_messages(name)) for name in SCHEMES},
-        "drafts": {folder.name: _draft(folder) for folder in sorted(bundles.iterdir())},
+        "schemes": {name: _generations(name) for name in SCHEMES},
+        "drafts": drafts(bundles),
     }
+
+
+def drafts(bundles: Path) -> dict[str, Any]:
+    """What each bundle of the folder writes."""
+    return {folder.name: _draft(folder) for folder in sorted(bundles.iterdir())}
 
 
 def _digest(parts: Iterable[bytes]) -> str:
@@ -83,24 +91,29 @@ def _lattice_numbers() -> list[int]:
     return numbers
 
 
-def _messages(scheme: str) -> Iterable[bytes]:
-    """Every message of a generation between two sessions in memory, both ways."""
+def _generations(scheme: str) -> dict[str, Any]:
+    """What is decided between two sessions in memory, and the digest of all their messages."""
     llm = random_table(1500, seed=1)
     slm = (llm + random_table(1500, seed=2, spread=0.5)).astype(np.float32)
+    decisions: list[dict[str, Any]] = []
+    messages: list[bytes] = []
     for sampling in SAMPLINGS:
         edge = TableEdge(llm)
         session = open_session(edge)
         session.append([3, 1, 4])
         generation = Generation(SCHEMES[scheme], sampling, seed=77, end_ids=())
         session.receive_begun(edge.answer(session.begin(generation)))
-        turn = Turn(session, TableDrafter(slm), generation, device_coins(5), Counts())
+        counts = Counts()
+        turn = Turn(session, TableDrafter(slm), generation, device_coins(5), counts)
         while len(session.tokens) < NUM_TOKENS:
             data: bytes | None = turn.draft(4)
             while data is not None:
-                yield data
                 reply = edge.answer(data)
-                yield reply
+                messages += data, reply
                 data = turn.receive(reply).send
+        tokens = [int(token_id) for token_id in session.tokens.ids]
+        decisions.append({"tokens": tokens, "counts": asdict(counts)})
+    return {"decisions": decisions, "messages": _digest(messages)}
 
 
 def _draft(folder: Path) -> dict[str, Any]:
@@ -127,4 +140,5 @@ def _draft(folder: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    json.dump(report(Path(sys.argv[1])), sys.stdout)
+    compute = drafts if "--drafts" in sys.argv[2:] else report
+    json.dump(compute(Path(sys.argv[1])), sys.stdout)

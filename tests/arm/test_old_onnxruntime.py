@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from tests.arm.agreement import require_same_tokens
+from tests.arm import probe
+from tests.arm.agreement import WINDOW, require_same_tokens
 from tests.arm.board import CHECKOUT, FOLDER, JETSON_ONNXRUNTIME
 from tests.arm.test_boards import MODEL_TESTS
 
@@ -33,24 +34,47 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(folder)}
 
 
-def run(environment: dict[str, str], *arguments: str) -> str:
+def run(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
         [sys.executable, *arguments], cwd=CHECKOUT, env=environment,
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr
-    return done.stdout
+    return done
 
 
 def test_bundles_give_the_same_greedy_tokens(
     environment: dict[str, str], bundles: Path, here: dict[str, Any]
 ) -> None:
-    there = json.loads(run(environment, "-m", "tests.arm.probe", str(bundles)))
+    done = run(environment, "-m", "tests.arm.probe", str(bundles))
+    there = json.loads(done.stdout)
     assert there["onnxruntime"] == JETSON_ONNXRUNTIME
     require_same_tokens(here["drafts"], there["drafts"])
+    (half,) = done.stderr.splitlines()
+    assert half.startswith("A bundle of float16 runs on the CPU")
+
+
+def test_other_families_give_the_same_greedy_tokens_but_for_windows(
+    environment: dict[str, str], families: Path
+) -> None:
+    """A window sees one position more here, is said to, and nothing else is wrong with it."""
+    done = run(environment, "-m", "tests.arm.probe", str(families), "--drafts")
+    there, here = json.loads(done.stdout), probe.drafts(families)
+    for name in ("qwen3", "phi3"):
+        assert there[name]["tokens"] == here[name]["tokens"], name
+        assert there[name]["choices"] == here[name]["choices"], name
+    old, new, wider = (
+        there["gemma3_text"], here["gemma3_text"], here["gemma3_text, one wider"],
+    )  # fmt: skip
+    assert new["choices"] != wider["choices"]  # the texts do tell one position
+    assert old["choices"] == wider["choices"]
+    assert old["tokens"] == wider["tokens"]
+    for window in (WINDOW, WINDOW + 1):
+        assert f"lets this model's window of {window} positions see one more" in done.stderr
+    assert len(done.stderr.splitlines()) == 2
 
 
 def test_the_devices_own_tests_pass(environment: dict[str, str]) -> None:
     paths = [f"tests/device_runtime/{name}" for name in (*MODEL_TESTS, "test_ort_session.py")]
-    last = run(environment, "-m", "pytest", "-q", "-p", "no:cacheprovider", *paths)
-    print(f"\nonnxruntime {JETSON_ONNXRUNTIME}: {last.splitlines()[-1]}")
+    done = run(environment, "-m", "pytest", "-q", "-p", "no:cacheprovider", *paths)
+    print(f"\nonnxruntime {JETSON_ONNXRUNTIME}: {done.stdout.splitlines()[-1]}")

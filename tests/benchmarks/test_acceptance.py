@@ -55,10 +55,10 @@ def test_coupled_has_no_formula() -> None:
 
 @pytest.mark.parametrize(("name", "dtype"), [("dssd", "<f2"), ("dssd-fp32", "<f4")])
 def test_the_error_of_a_rounded_row_is_the_enumerated_one(name: str, dtype: str) -> None:
-    """q(x) goes up as a 32-bit float, which the formula leaves out."""
+    """Both of its roundings: the row's, and that of q(x), which goes up as a 32-bit float."""
     emitted = emitted_law(SCHEMES[name], P, Q, 4)
     enumerated = np.abs(emitted - P.probs).sum() / 2
-    assert row_error(P, Q, 4, dtype) == pytest.approx(enumerated, abs=1e-7)
+    assert row_error(P, Q, 4, dtype) == pytest.approx(enumerated, abs=1e-14)
 
 
 def test_what_rounding_takes_is_small_and_positive() -> None:

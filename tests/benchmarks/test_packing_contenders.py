@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.packing_contenders import Row, contenders, floor_bytes, sent_bytes
+from benchmarks.packing_learned import RangeCoder, has_range_coder
 from device_runtime.protocol.law import ArrayLaw
 from device_runtime.protocol.randomness import edge_streams
 from device_runtime.protocol.schemes import SCHEMES
@@ -51,6 +52,40 @@ def test_no_contender_beats_the_entropy_and_the_winner_comes_within_15_percent(
     for name, size in contenders(rows).items():
         assert np.mean([size(row) for row in rows]) > 0.98 * floor, name
     assert np.mean([sent_bytes(row) for row in rows]) < 1.15 * floor
+
+
+def test_a_row_on_one_id_takes_its_bits_in_whole_bytes() -> None:
+    ids = np.random.default_rng(2).integers(0, NUM_IDS, 2000)
+    rows = [Row.of(ArrayLaw.one_hot(int(token_id)), NUM_IDS, SCHEME) for token_id in ids]
+    floor = floor_bytes(
+        rows
+    )  # of the gap, under a histogram that is free: a little less than log2 V
+    assert floor == pytest.approx(math.log2(NUM_IDS) / 8, rel=0.03)
+    for row in rows:
+        assert sent_bytes(row) == 2 <= 1.15 * floor + 1
+    streams = edge_streams(0, 0, 0, 0)
+    rejection = SCHEME.reject(ArrayLaw.one_hot(3999), Drafted(0), Place(0, 0), streams, Ask())
+    out = Writer()
+    SCHEME.write_rejection(out, rejection, Vocabulary(NUM_IDS))
+    assert len(out.getvalue()) == 2
+
+
+def test_the_contenders_that_the_issue_names_are_there(rows: list[Row]) -> None:
+    named = contenders(rows)
+    assert {"sparse: id, fp16", "log grid, zstandard trained", "exp-Golomb (sent)"} <= set(named)
+    assert has_range_coder() == ("range coder, constriction" in named)
+
+
+@pytest.mark.skipif(not has_range_coder(), reason="constriction is not installed")
+def test_the_range_coder_writes_what_an_ideal_one_would_in_words_of_four_bytes(
+    rows: list[Row],
+) -> None:
+    """It decodes what it wrote, too, or fails; fields of more than 16 bits are among them."""
+    columns = [(row.gaps, row.numbers - 1) for row in rows]
+    wide = (np.array([0, 1 << 17, 3]), np.array([1 << 28, 5, (1 << 31) - 1]))
+    coder = RangeCoder([*columns, wide])
+    for each in (*columns, wide):
+        assert -1 < coder(each) - coder.ideal_bytes(each) < 8 + 0.002 * coder.ideal_bytes(each)
 
 
 def test_the_entropy_of_a_known_source_is_found() -> None:

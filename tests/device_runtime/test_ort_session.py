@@ -96,11 +96,13 @@ def test_settings_out_of_range_are_refused(wrong: dict[str, int]) -> None:
         ("2.0.0", 32, False),
         ("1.23.2", 64, False),  # no longer than the cache: never reached
         ("1.23.2", None, False),
+        ("1.23.2", "wide", False),
+        ("1.23.2", "9" * 5000, False),
     ],
 )
 def test_a_window_that_this_onnxruntime_sees_wrongly_is_said_in_one_sentence(
     version: str,
-    window: int | None,
+    window: int | str | None,
     warned: bool,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

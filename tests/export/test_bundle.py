@@ -36,8 +36,9 @@ def test_a_bundle_is_replaced_only_by_force(tmp_path: Path) -> None:
 @pytest.mark.parametrize("force", [False, True])
 def test_a_folder_of_something_else_is_never_replaced(tmp_path: Path, force: bool) -> None:
     (tmp_path / "thesis.odt").touch()
-    with pytest.raises(ExportError, match="is not empty and holds no bundle"):
+    with pytest.raises(ExportError, match="is not empty and holds no bundle") as refused:
         bundle.check_place(tmp_path, force=force)
+    assert ("--force replaces only bundles" in str(refused.value)) == force
 
 
 def test_a_file_is_not_replaced(tmp_path: Path) -> None:

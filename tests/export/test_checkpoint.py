@@ -114,6 +114,10 @@ def test_a_config_without_model_type_is_refused(folder: Path) -> None:
         ({"is_encoder_decoder": True}, "encoder-decoder"),
         ({"architectures": ["BertForMaskedLM"]}, "BertForMaskedLM, not a causal language model"),
         ({"architectures": ["LlamaModel"]}, "LlamaModel, not a causal language model"),
+        (
+            {"model_type": "gemma3", "architectures": ["Gemma3ForConditionalGeneration"]},
+            "reads more than text; give a checkpoint of text alone (of Gemma 3 that is 270M and 1B)",
+        ),
         ({"quantization_config": {"quant_method": "gptq"}}, "already quantised"),
         ({"layer_types": ["full_attention", "linear_attention"]}, "cannot be rolled back"),
     ],

@@ -32,20 +32,57 @@ def checkpoint(**config: Any) -> Checkpoint:
         ("int8", None, "raspberry-pi-5", ("int8", 4)),
         ("int8", None, "raspberry-pi-4", ("int8-dynamic", 0)),
         ("int8", None, "raspberry-pi-zero-2w", ("int8-dynamic", 0)),
+        ("int8-dynamic", None, "raspberry-pi-4", ("int8-dynamic", 0)),
         ("int8", None, "generic-x86", ("int8", 4)),
+        ("auto", None, "jetson-orin-nano", ("fp16", 4)),
+        ("int4", None, "jetson-orin-nano", ("int4", 4)),
+        ("fp16", None, None, ("fp16", 4)),
     ],
 )
 def test_flags_go_before_the_profile_and_the_profile_before_the_default(
     weights: str, level: int | None, profile: str | None, expected: tuple[str, int]
 ) -> None:
-    assert choose.choose_weights(weights, level, profile) == expected
+    chosen = choose.choose_weights(weights, level, profile)
+    assert (chosen.weights, chosen.accuracy_level) == expected
 
 
 @pytest.mark.parametrize("name", hw_profiles.names())
 def test_every_profile_asks_for_weights_that_can_be_built(name: str) -> None:
-    weights, level = choose.choose_weights("auto", None, name)
-    assert weights in choose.WEIGHTS
-    assert level in choose.ACCURACY_LEVELS
+    chosen = choose.choose_weights("auto", None, name)
+    assert chosen.weights in choose.WEIGHTS
+    assert chosen.accuracy_level in choose.ACCURACY_LEVELS
+
+
+@pytest.mark.parametrize("name", hw_profiles.names())
+def test_half_precision_is_for_profiles_that_wish_for_a_gpu(name: str) -> None:
+    wishes = hw_profiles.load(name).runtime.providers.value
+    is_half = choose.choose_weights("auto", None, name).weights == "fp16"
+    assert is_half == ("CUDAExecutionProvider" in wishes)
+
+
+def test_weights_that_are_not_what_was_asked_for_come_with_the_reason() -> None:
+    (note,) = choose.choose_weights("int8", None, "raspberry-pi-4").notes
+    assert note.startswith("int8-dynamic in place of int8: ") and "raspberry-pi-4 lacks" in note
+    (note,) = choose.choose_weights("auto", None, "jetson-orin-nano").notes
+    assert note.endswith("where its onnxruntime has no CUDA, export with --weights int4")
+    for plain in (
+        ("int8", "raspberry-pi-5"),
+        ("auto", "raspberry-pi-4"),
+        ("fp16", "jetson-orin-nx"),
+    ):
+        assert choose.choose_weights(plain[0], None, plain[1]).notes == ()
+
+
+def test_without_a_fused_graph_a_gpu_gets_float32_and_is_told_so() -> None:
+    half = choose.choose_weights("auto", None, "jetson-orin-nano")
+    assert choose.fit_to_graph(half, "fused", "auto") is half
+    plain = choose.fit_to_graph(half, "optimum", "auto")
+    assert plain.weights == "fp32"
+    assert plain.notes[0].startswith("fp32 in place of fp16: only fused graphs")
+    with pytest.raises(ConfigError, match="--weights fp16 needs a fused graph"):
+        choose.fit_to_graph(half, "optimum", "fp16")
+    int4 = choose.choose_weights("int4", None, None)
+    assert choose.fit_to_graph(int4, "optimum", "int4") is int4
 
 
 def test_an_unknown_profile_is_refused() -> None:

@@ -14,7 +14,7 @@ import pytest
 from transformers import PreTrainedModel
 
 from device_runtime import cli as tandem
-from device_runtime.bundle import Bundle
+from device_runtime.bundle import Bundle, load_manifest
 from device_runtime.protocol.errors import ConfigError
 from device_runtime.protocol.manifest import Manifest
 from export import convert
@@ -42,7 +42,7 @@ def files(folder: Path) -> dict[str, bytes]:
 def test_the_manifest_describes_the_model(llama: Path, export: Export, tmp_path: Path) -> None:
     bundle = tmp_path / "out"
     assert export(llama, "--out", bundle, "--json") == 0
-    manifest = Manifest.load(bundle)
+    manifest = load_manifest(bundle)
     assert manifest == Manifest(
         format_version=1,
         source="llama",
@@ -83,7 +83,7 @@ def test_a_sharded_padded_float16_checkpoint_without_template(
     gpt2: Path, gpt2_bundle: Path
 ) -> None:
     assert len(list(gpt2.glob("*.safetensors"))) > 2
-    manifest = Manifest.load(gpt2_bundle)
+    manifest = load_manifest(gpt2_bundle)
     assert manifest.vocab_size == NUM_TOKENS + 64
     assert (manifest.num_kv_heads, manifest.cache_dtype) == (4, "float32")
     assert manifest.files.keys() == {"model.onnx", "tokenizer.json"}

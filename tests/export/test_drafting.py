@@ -10,10 +10,10 @@ from typing import Any
 import onnxruntime
 import pytest
 
-from device_runtime.bundle import Bundle
-from device_runtime.protocol.manifest import Manifest
-from export import optimum_graph
-from export.decoder_families import FAMILIES
+from device_runtime.bundle import Bundle, load_manifest
+from device_runtime.ort_session import WINDOW_KEY
+from export import fused_graph, optimum_graph
+from export.decoder_families import FAMILIES, read_decoder
 from tests.export.greedy_text import PROMPT, drafted, generated
 from tests.tiny_models import ARCHITECTURES, save_checkpoint, tiny_model
 
@@ -71,7 +71,7 @@ def sees_windows() -> bool:
 def check(export: Export, checkpoint: Path, out: Path, *options: str, graph: str = "fused") -> None:
     """Export in float32 and compare; text and prompt go beyond windows of 32."""
     assert export(checkpoint, "--out", out, "--weights", "fp32", "--json", *options) == 0
-    assert Manifest.load(out).graph == graph
+    assert load_manifest(out).graph == graph
     assert drafted(out, PROMPT, 48) == generated(checkpoint, PROMPT, 48)
 
 
@@ -93,6 +93,25 @@ def test_each_family_has_a_fused_graph(model_type: str, export: Export, tmp_path
         pytest.skip("this onnxruntime's windows are one position wider")
     checkpoint = save_checkpoint(tiny_model(model_type), tmp_path / "checkpoint")
     check(export, checkpoint, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("model_type", "config", "expected"),
+    [
+        ("llama", {}, {}),
+        ("mistral", {"sliding_window": 24}, {WINDOW_KEY: "24"}),
+        ("gemma3_text", {"sliding_window": 40}, {WINDOW_KEY: "40"}),
+    ],
+)
+def test_the_runtime_learns_of_windows_from_the_graphs_metadata(
+    model_type: str, config: dict[str, Any], expected: dict[str, str], tmp_path: Path
+) -> None:
+    path = tmp_path / "model.onnx"
+    decoder = read_decoder(tiny_model(model_type, **config), 64)
+    fused_graph.write(decoder, path, "fp32", accuracy_level=0)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    assert session.get_modelmeta().custom_metadata_map == expected
+    assert fused_graph.WINDOW_KEY == WINDOW_KEY
 
 
 @pytest.mark.slow

@@ -8,16 +8,19 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from export import decoder_families, fused_graph, parity
 from export.errors import ExportError
 from export.graph_signature import GraphSignature, read_signature
-from export.parity import Difference, NumpyRunner, Parity, Rows
+from export.numpy_runner import NumpyRunner, Rows
+from export.parity import Difference, Parity
 from export.rounding import round_weights
 from tests.tiny_models import CONTEXT_LEN, tiny_model, tiny_tokenizer, with_noise
 
@@ -162,12 +165,12 @@ def test_a_very_short_context_is_checked_too(llama_bundle: Path, model: PreTrain
     assert result.passed
 
 
-def rounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: float) -> Parity:
-    """Parity of an int4 graph whose own rows, not its exact copy's, get noise of `spoil`."""
+def rounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: str, spoil: float) -> Parity:
+    """Parity of a graph that rounds activations; its own rows, not its copy's, get noise of `spoil`."""
     model = tiny_model("llama")
-    round_weights(model, "int4")
+    round_weights(model, weights)
     path = tmp_path / "model.onnx"
-    fused_graph.write(decoder_families.read_decoder(model, CONTEXT_LEN), path, "int4", 4)
+    fused_graph.write(decoder_families.read_decoder(model, CONTEXT_LEN), path, weights, 4)
     signature = read_signature(path)
     replay = parity._replay
 
@@ -181,21 +184,51 @@ def rounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: float) -> Pa
     return parity.check(model, path, signature, prompts[-2:], CONTEXT_LEN)
 
 
-def test_a_quantised_graph_is_compared_twice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+ROUNDING = [("int4", "int8", 0.3), ("fp16", "float16", 0.03)]
+"""Kind of weights, what activations are rounded to, and by how much that may change the logits."""
+
+
+@pytest.mark.parametrize(("weights", "to", "allowed"), ROUNDING)
+def test_a_graph_that_rounds_activations_is_compared_twice(
+    weights: str, to: str, allowed: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    result = rounded(tmp_path, monkeypatch, spoil=0)
+    result = rounded(tmp_path, monkeypatch, weights, spoil=0)
     assert result.passed
     assert result.max_abs_logit_error < result.tolerance / 10
-    assert result.activations is not None
-    assert 0.001 < result.activations.relative_rms_error < 0.1
-    assert result.activations.num_greedy_equal > 0.8 * result.activations.num_rows
+    found = result.activations
+    assert found is not None
+    assert (found.to, found.tolerance) == (to, allowed)
+    assert allowed / 300 < found.relative_rms_error < allowed / 3
+    assert found.num_greedy_equal > 0.8 * found.num_rows
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "model.onnx_data"]
 
 
-def test_products_that_round_too_much_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    result = rounded(tmp_path, monkeypatch, spoil=0.5)
+@pytest.mark.parametrize(("weights", "to", "allowed"), ROUNDING)
+def test_products_that_round_too_much_fail(
+    weights: str, to: str, allowed: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = rounded(tmp_path, monkeypatch, weights, spoil=1.5 * allowed)
     assert not result.passed
-    with pytest.raises(ExportError, match=r"rounding activations changes them by 0\.5"):
+    expected = (
+        rf"rounding activations to {to} changes them by 0\.\d+ of their size \(allowed {allowed}"
+    )
+    with pytest.raises(ExportError, match=expected):
+        parity.require(result)
+
+
+def test_a_model_that_leaves_the_range_of_float16_is_refused(tmp_path: Path) -> None:
+    """As models do that were made in bfloat16: what their layers add grows beyond 65,504."""
+    model: Any = tiny_model("llama")
+    with torch.no_grad():
+        model.model.layers[0].mlp.down_proj.weight.mul_(1e4)
+    round_weights(model, "fp16")
+    path = tmp_path / "model.onnx"
+    fused_graph.write(decoder_families.read_decoder(model, CONTEXT_LEN), path, "fp16", 4)
+    signature = read_signature(path)
+    prompts = parity.encode_prompts(tiny_tokenizer(), signature.vocab_size, CONTEXT_LEN)
+    result = parity.check(model, path, signature, prompts[-2:], CONTEXT_LEN)
+    assert result.max_abs_logit_error <= result.tolerance  # the weights themselves are right
+    with pytest.raises(ExportError, match=r"by nan of their size .* use --weights int4 or fp32"):
         parity.require(result)
 
 

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from export import optimum_graph, quantised_optimum
 from export.exact_copy import exact_copy
 from export.graph_signature import read_signature
-from export.parity import NumpyRunner
+from export.numpy_runner import NumpyRunner
 from export.quantise import to_blocks
 from export.quiet import quiet_libraries
 from export.rounding import round_weights

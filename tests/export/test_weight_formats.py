@@ -14,17 +14,25 @@ from export.decoder import Linear
 from export.errors import ExportError
 from export.onnx_writer import OnnxWriter
 from export.quantise import to_blocks, to_columns
-from export.weight_formats import weight_format
+from export.weight_formats import PLAIN, weight_format
 
 KINDS = [kind for kind in WEIGHTS if kind != "auto"]
 NUM_TOKENS, WIDTH = 300, 64
 IDS = np.array([[0, 7, 299]])
-BYTES_PER_WEIGHT = {"fp32": 4, "int8": 1 + 4 / 32, "int8-dynamic": 1 + 4 / 64, "int4": 0.5 + 4 / 32}
+ERROR = {"fp32": 1e-4, "fp16": 0.02, "int8": 1e-4, "int8-dynamic": 1.0, "int4": 1e-4}
+"""Of a logit of size 8: fp16 rounds them, int8-dynamic the activations to 1/255 of their range."""
+BYTES_PER_WEIGHT = {
+    "fp32": 4,
+    "fp16": 2,
+    "int8": 1 + 4 / 32,
+    "int8-dynamic": 1 + 4 / 64,
+    "int4": 0.5 + 4 / 32,
+}
 
 
 def rounded(matrix: np.ndarray, kind: str) -> np.ndarray:
-    if kind == "fp32":
-        return matrix
+    if kind in ("fp32", "fp16"):
+        return matrix.astype(PLAIN[kind]).astype(np.float32)
     if kind == "int8-dynamic":
         codes, scales = to_columns(matrix)
         return np.asarray(codes * scales[:, None])
@@ -45,20 +53,21 @@ def test_embedding_and_head(kind: str, tied: bool, table: np.ndarray, tmp_path: 
         fmt = weight_format(writer, kind, accuracy_level=0)
         rows = fmt.embed("ids", table, "rows")
         (fmt.tied if tied else fmt.linear)(rows, Linear(table, bias), "logits")
+        element = helper.np_dtype_to_tensor_dtype(fmt.dtype)
         ids = helper.make_tensor_value_info("ids", TensorProto.INT64, [1, "n"])
         outputs = [
-            helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, "n", size])
+            helper.make_tensor_value_info(name, element, [1, "n", size])
             for name, size in (("rows", WIDTH), ("logits", NUM_TOKENS))
         ]
         writer.save([ids], outputs)
     session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
     got_rows, logits = session.run(None, {"ids": IDS})
     weights = rounded(table, kind)
+    assert got_rows.dtype == logits.dtype == fmt.dtype
     np.testing.assert_allclose(got_rows[0], weights[IDS[0]], rtol=1e-6)
     expected = weights[IDS[0]] @ weights.T + bias
-    # Activations of int8-dynamic are rounded to 1/255 of their range.
-    np.testing.assert_allclose(logits[0], expected, atol=1.0 if kind == "int8-dynamic" else 1e-4)
-    stored = path.with_name("model.onnx_data").stat().st_size - bias.nbytes
+    np.testing.assert_allclose(logits[0], expected, atol=ERROR[kind])
+    stored = path.with_name("model.onnx_data").stat().st_size - bias.size * fmt.dtype.itemsize
     copies = 1 if tied else 2
     assert stored == pytest.approx(copies * table.size * BYTES_PER_WEIGHT[kind], rel=0.01)
 

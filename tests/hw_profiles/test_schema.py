@@ -109,6 +109,15 @@ def test_a_profile_of_ones_own_loads_from_a_path(tmp_path: Path) -> None:
     assert profile.runtime.providers.value == ("CPUExecutionProvider",)
 
 
+def test_a_profile_may_say_every_kind_of_weights_and_how_long_a_run_is(tmp_path: Path) -> None:
+    text = DEVICE.replace('weights = { value = "int4"', 'weights = { value = "int8-dynamic"')
+    more = '[runtime]\nnum_prefill_tokens = { value = 8, kind = "assumption", source = "meter" }'
+    profile = load(write(tmp_path, text.replace("[runtime]", more)))
+    assert profile.runtime.weights.value == "int8-dynamic"
+    assert profile.runtime.num_prefill_tokens is not None
+    assert profile.runtime.num_prefill_tokens.value == 8
+
+
 def test_a_link_of_ones_own_loads_from_a_path(tmp_path: Path) -> None:
     path = write(tmp_path, LINK)
     assert isinstance(load_either(path), LinkProfile)
@@ -170,7 +179,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(
         ('features = ["dotprod"]', 'features = "dotprod"', "must be a list"),
         ('name = "mine"', "name = 7", "must be of type str"),
         ('name = "mine"\n', "", "`name` is missing"),
-        ('value = "int4"', 'value = "int5"', "must be one of fp32, int8, int4"),
+        ('value = "int4"', 'value = "int5"', "must be one of fp32, fp16, int8, int8-dynamic, int4"),
         ("value = false", "value = 0", "must be of type bool"),
         ("accuracy_level = { value = 4", "accuracy_level = { value = true", "must be one of 0"),
         ('"acme,board"', "7", "`match.compatibles[0]`"),
@@ -186,6 +195,7 @@ def test_nonsense_is_refused(old: str, new: str, said: str, tmp_path: Path) -> N
         ("value = 2.5", "value = 7", "idle_w is above power.active_w"),
         ("num_threads = { value = 4", "num_threads = { value = 5", "above the 4 cores"),
         ('["dotprod"]', "[]", "needs the feature dotprod"),
+        ('value = "int4"', 'value = "fp16"', "providers wishes for none"),
         (
             "[memory]",
             THEORY,
@@ -203,6 +213,14 @@ def test_numbers_that_contradict_each_other_are_refused(
     old: str, new: str, said: str, tmp_path: Path
 ) -> None:
     assert said in refusal(tmp_path, old, new)
+
+
+@pytest.mark.parametrize("cpu_weights", ["", 'cpu_weights = { value = "fp16", why = "slip" }'])
+def test_half_precision_comes_with_weights_for_the_cpu(cpu_weights: str, tmp_path: Path) -> None:
+    on_gpu = DEVICE.replace('["CPUExec', '["CUDAExecutionProvider", "CPUExec')
+    new = f'weights = {{ value = "fp16", why = "a GPU" }}\n{cpu_weights}'
+    said = refusal(tmp_path, 'weights = { value = "int4", why = "it is small" }', new, on_gpu)
+    assert "needs other runtime.cpu_weights" in said
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,28 @@ def test_a_row_on_one_id_takes_its_bits_and_one_more_in_whole_bytes_of_seven(num
         )
 
 
+P = ArrayLaw.dense(np.array([0.5, 0.3, 0.1, 0.0999, 0.0001]))
+PINNED = {
+    "dssd-packed": "02090406f2e7f632c8",
+    "dssd-thinned": "000307c0bfa6aadcf8",
+    "dssd": "0038cd34662e652e8e06000000000000",
+    "dsd": "00",
+}
+
+
+@pytest.mark.parametrize("name", PINNED)
+def test_the_bytes_of_this_version_are_pinned(name: str) -> None:
+    """A change here is a new wire format: raise PROTOCOL_VERSION."""
+    scheme = SCHEMES[name]
+    streams = edge_streams(0, 0, 0, 0)
+    out = Writer()
+    rejection = scheme.reject(P, DRAFTED[name], Place(0, 0), streams, Ask(6))
+    scheme.write_rejection(out, rejection, Vocabulary(8))
+    assert out.getvalue().hex() == PINNED[name]
+    if name == "dssd-packed":
+        assert sent(scheme, ArrayLaw.one_hot(5), 8).hex() == "0b"
+
+
 def test_an_id_out_of_range_is_refused_in_the_short_form_too() -> None:
     for first in (NUM_IDS << 1 | 1, NUM_IDS << 1):
         out = Writer()

@@ -1,0 +1,161 @@
+"""`tandem bench weights` on a tiny pair: exports, measures, and tells what each kind costs."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import math
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from benchmarks import weights_cli
+from benchmarks.record import read
+from device_runtime import cli
+from device_runtime.protocol.errors import ConfigError
+from export.choose import WEIGHTS
+from tests.tiny_models import TEXT, save_checkpoint, tiny_model, with_noise
+
+TOKENS = 90
+
+
+def arguments(*words: str | Path) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    weights_cli.add_arguments(parser)
+    return parser.parse_args([str(word) for word in words])
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An LLM, an SLM that is the LLM with some noise, and a text."""
+    root = tmp_path_factory.mktemp("weights")
+    llm = tiny_model("llama")
+    save_checkpoint(llm, root / "llm")
+    save_checkpoint(with_noise(llm, 0.05), root / "slm")
+    (root / "text.txt").write_text("\n".join(TEXT))
+    return root
+
+
+def pair(root: Path) -> list[str | Path]:
+    """The options that name what is measured."""
+    slm, llm = root / "slm", root / "llm"
+    return ["--text", root / "text.txt", "--checkpoint", slm, "--against", llm]
+
+
+def here(command: Sequence[str], **_: Any) -> subprocess.CompletedProcess[str]:
+    """`tandem export` as the bench starts it, without the seconds that a process takes for torch."""
+    assert command[:3] == [sys.executable, "-m", "device_runtime"]
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        status = cli.main(command[3:])
+    return subprocess.CompletedProcess(command, status, out.getvalue(), "")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_processes() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(weights_cli, "subprocess", SimpleNamespace(run=here))
+        yield
+
+
+@pytest.fixture(scope="module")
+def values(root: Path) -> list[dict[str, Any]]:
+    """The results of a run."""
+    words = pair(root)
+    words += ["--weights", "int4", "--tokens", str(TOKENS), "--out", root / "out", "--json"]
+    assert weights_cli.run(arguments(*words)) == 0
+    return [{**r.settings, **r.results} for r in read(root / "out" / "results.jsonl")]
+
+
+def test_each_kind_is_measured_at_every_place_beside_float32(values: list[dict[str, Any]]) -> None:
+    assert [line["weights"] for line in values] == ["fp32", "int4"]
+    for line in values:
+        assert (line["slm"], line["llm"], line["graph"]) == ("slm", "llm", "fused")
+        assert line["num_places"] == TOKENS
+        assert line["token_s"] > 0
+        assert 0 < line["nats_per_token"] < 4 * math.log(384)
+
+
+def test_the_figures_are_those_of_the_pair(values: list[dict[str, Any]]) -> None:
+    """With noise of 0.05 alpha is about .80 at temperature 1 and .55 for greedy text (tiny_models)."""
+    plain, int4 = values
+    assert plain["overlap_lost_weights"] == plain["overlap_lost_weights_error"] == 0
+    assert 0.7 < plain["overlap"] < 0.9
+    assert 0.4 < plain["same_choice"] < 0.8
+    lost = plain["overlap"] - int4["overlap"]
+    assert int4["overlap_lost_weights"] == pytest.approx(lost)
+    assert 0.02 < lost < 0.4  # random matrices feel 4 bits more than trained ones
+    assert 0 < int4["overlap_lost_weights_error"] < 0.1
+    assert int4["model_bytes"] < plain["model_bytes"] / 4
+
+
+def test_the_table_has_a_line_for_each_kind(root: Path, values: list[dict[str, Any]]) -> None:
+    lines = (root / "out" / "table.md").read_text().splitlines()
+    assert lines == list(weights_cli.markdown(values))
+    head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert [row[0] for row in rows] == ["fp32", "int4"]
+    assert all(len(row) == len(head) for row in rows)
+    perplexity = float(rows[0][head.index("perplexity")])
+    assert perplexity == pytest.approx(math.exp(values[0]["nats_per_token"]), abs=0.01)
+
+
+def test_half_precision_is_measured_only_when_asked_for() -> None:
+    """Its home is a GPU; here it would only be slow."""
+    assert set(weights_cli.KINDS) == set(WEIGHTS) - {"auto"}
+    assert "fp16" not in weights_cli.DEFAULT_KINDS
+    asked = arguments("--text", "x", "--weights", "fp16", "--weights", "int8")
+    assert asked.weights == ["fp16", "int8"]
+
+
+def test_windows_end_with_the_shorter_of_the_two_contexts(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A window beyond the SLM's positions would be drafted from its tail, and measured as if whole."""
+    sizes: list[int] = []
+    windows = weights_cli._windows
+
+    def watched(*rest: Any) -> Any:
+        found = windows(*rest)
+        sizes.extend(len(window) - 1 for window in found[0])
+        return found
+
+    monkeypatch.setattr(weights_cli, "_windows", watched)
+    save_checkpoint(tiny_model("llama", max_position_embeddings=32), tmp_path / "slm")
+    words: list[str | Path] = ["--text", root / "text.txt", "--checkpoint", tmp_path / "slm"]
+    words += ["--against", root / "llm", "--weights", "int8", "--tokens", "70"]
+    assert weights_cli.run(arguments(*words, "--out", tmp_path / "out", "--json")) == 0
+    assert sizes == [32, 32, 6]
+    assert [r.results["num_places"] for r in read(tmp_path / "out" / "results.jsonl")] == [70, 70]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [(None, "--text: .*No such file"), ("", "too short"), ("a", "too short")],
+)
+def test_a_text_that_measures_nothing_is_refused(
+    content: str | None, expected: str, root: Path, tmp_path: Path
+) -> None:
+    text = tmp_path / "text.txt"
+    if content is not None:
+        text.write_text(content)
+    with pytest.raises(ConfigError, match=expected):
+        weights_cli._windows(text, root / "slm", 10, 16)
+
+
+@pytest.mark.slow
+def test_exports_are_processes_of_their_own(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that the drafter's memory and threads are not those of torch."""
+    monkeypatch.setattr(weights_cli, "subprocess", subprocess)
+    words = pair(root)
+    words += ["--weights", "int8-dynamic", "--tokens", "20", "--out", tmp_path, "--json"]
+    assert weights_cli.run(arguments(*words)) == 0
+    assert [r.settings["weights"] for r in read(tmp_path / "results.jsonl")] == [
+        "fp32", "int8-dynamic",
+    ]  # fmt: skip
