@@ -1,30 +1,28 @@
 """Ways to write the row of `dssd-packed`, and how many bits its content holds at least.
 
-All contenders but the raw ones and the mini-floats write the same content: the ids kept and their
-numbers (whole multiples of the row's step). The winner is `device_runtime.protocol.packing`; it is
-measured on the bytes it writes, zstandard likewise. Of the other losers only the bits are counted,
-without the bytes they would round up to: they lose even so.
+All contenders but the raw ones and the log grid write the same content: the ids kept and their
+numbers (whole multiples of the row's step). The winner is `device_runtime.protocol.packing`. It,
+zstandard and the range coder of a library are measured on the bytes they write. Of the other losers
+only the bits are counted, without the bytes they would round up to: they lose even so.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import zstandard
 from numpy.typing import NDArray
 
+from benchmarks.packing_learned import RangeCoder, TrainedZstandard, Zstandard, has_range_coder
 from device_runtime.protocol.grid import Grid
 from device_runtime.protocol.law import ArrayLaw
-from device_runtime.protocol.packing import best_order, read_row, write_row
+from device_runtime.protocol.packing import read_row, write_row
 from device_runtime.protocol.schemes.packed import DssdPacked
 from device_runtime.protocol.wire import Reader, Writer
 
-DICTIONARY_BYTES = 4096
-MINI_FLOATS = Grid(mantissa_bits=5, num_octaves=20)
+LOG_GRID = Grid(mantissa_bits=5, num_octaves=20)
 """A grid of relative steps that costs about as much acceptance as the scheme's own rounding."""
 
 
@@ -39,8 +37,8 @@ class Row:
     numbers: NDArray[np.int64]
     """≥ 1."""
     exponent: int
-    mini_floats: bytes
-    """The same law on a grid of floats, as byte planes."""
+    on_log_grid: bytes
+    """The same law on the log grid: gaps and indices as byte planes."""
 
     @classmethod
     def of(cls, p: ArrayLaw, num_ids: int, scheme: DssdPacked) -> Row:
@@ -49,8 +47,8 @@ class Row:
         numbers = rounding.number(p.probs)
         kept = numbers > 0
         gaps = np.diff(p.ids[kept], prepend=-1) - 1
-        indices = MINI_FLOATS.floor(p.probs)
-        planes = _planes(np.diff(p.ids[indices > 0], prepend=-1) - 1, indices[indices > 0])
+        indices = LOG_GRID.floor(p.probs)
+        planes = byte_planes(np.diff(p.ids[indices > 0], prepend=-1) - 1, indices[indices > 0])
         return cls(num_ids, len(p.ids), gaps, numbers[kept], rounding.exponent, planes)
 
     @property
@@ -61,6 +59,16 @@ class Row:
     def id_bits(self) -> int:
         return (self.num_ids - 1).bit_length()
 
+    @property
+    def is_one_hot(self) -> bool:
+        """Whether one id is all that is sent: no step, no numbers, no draw beside it."""
+        return self.num_support == 1
+
+    @property
+    def planes(self) -> bytes:
+        """Gaps and numbers as byte planes."""
+        return byte_planes(self.gaps, self.numbers)
+
 
 Contender = Callable[[Row], float]
 """Bytes of a row."""
@@ -68,28 +76,27 @@ Contender = Callable[[Row], float]
 
 def contenders(training: Sequence[Row]) -> dict[str, Contender]:
     """All of them; those that learn, learn from `training`."""
-    trained = zstandard.train_dictionary(
-        DICTIONARY_BYTES, [_planes(row.gaps, row.numbers) for row in training]
-    )
-    plain = zstandard.ZstdCompressor(level=19, write_content_size=False)
-    with_dictionary = zstandard.ZstdCompressor(
-        level=19, write_content_size=False, write_dict_id=False, dict_data=trained
-    )
-    return {
+    zstandard = Zstandard()
+    on_steps = TrainedZstandard([row.planes for row in training])
+    on_log_grid = TrainedZstandard([row.on_log_grid for row in training])
+    found: dict[str, Contender] = {
         "raw fp32": lambda row: 4.0 * row.num_ids,
         "raw fp16": lambda row: 2.0 * row.num_ids,
         "sparse: id, fp16": lambda row: row.num_support * (row.id_bits + 16) / 8,
         "fixed width": _fixed_width,
-        "mini-floats, zstandard": lambda row: float(len(plain.compress(row.mini_floats))),
-        "zstandard": lambda row: float(len(plain.compress(_planes(row.gaps, row.numbers)))),
-        "zstandard, trained": lambda row: float(
-            len(with_dictionary.compress(_planes(row.gaps, row.numbers)))
-        ),
+        "log grid, zstandard": lambda row: zstandard(row.on_log_grid),
+        "log grid, zstandard trained": lambda row: on_log_grid(row.on_log_grid),
+        "zstandard": lambda row: zstandard(row.planes),
+        "zstandard trained": lambda row: on_steps(row.planes),
         "Elias gamma": lambda row: (_exp_golomb(row.gaps, 0) + _exp_golomb(row.numbers - 1, 0)) / 8,
         "Rice": lambda row: (_rice(row.gaps) + _rice(row.numbers - 1)) / 8,
-        "range coder, static": _StaticModel(training),
-        "exp-Golomb (sent)": _sent,
     }
+    coder = RangeCoder([(row.gaps, row.numbers - 1) for row in training])
+    found["range coder, ideal"] = lambda row: coder.ideal_bytes((row.gaps, row.numbers - 1))
+    if has_range_coder():
+        found["range coder, constriction"] = lambda row: coder((row.gaps, row.numbers - 1))
+    found["exp-Golomb (sent)"] = _sent
+    return found
 
 
 def floor_bytes(rows: Sequence[Row]) -> float:
@@ -98,23 +105,31 @@ def floor_bytes(rows: Sequence[Row]) -> float:
     Ids: log2 C(V, n), or the entropy of the gaps between them if that is less. Numbers: their
     entropy. Both are of order 0 over all rows of the cell; the histograms (`_bins`) are free, and
     fitted to the very rows they measure. Beside them the entropies of n and of the step, and log2 V
-    for the draw y*, of which the device knows nothing else.
+    for the draw y*, of which the device knows nothing else. A row on one id holds that id alone.
     """
     by_count = sum(_log2_choices(row.num_ids, row.num_kept) for row in rows)
     by_gap = _entropy_bits(np.concatenate([row.gaps for row in rows]) + 1)
-    numbers = _entropy_bits(np.concatenate([row.numbers for row in rows]))
-    heads = _entropy_bits(np.array([row.num_kept for row in rows]))
-    heads += _entropy_bits(np.array([row.exponent for row in rows]))
-    draws = len(rows) * math.log2(rows[0].num_ids)
-    return (min(by_count, by_gap) + numbers + heads + draws) / 8 / len(rows)
+    bits = min(by_count, by_gap) + _entropy_bits(np.array([row.num_kept for row in rows]))
+    if several := [row for row in rows if not row.is_one_hot]:
+        bits += _entropy_bits(np.concatenate([row.numbers for row in several]))
+        bits += _entropy_bits(np.array([row.exponent for row in several]))
+        bits += len(several) * math.log2(several[0].num_ids)
+    return bits / 8 / len(rows)
 
 
 def sent_bytes(row: Row) -> float:
     """All that the scheme sends: the packed row, the step and the draw y* (longest varint)."""
-    return _sent(row) + 1 + math.ceil(row.id_bits / 7)
+    return _sent(row) + (0 if row.is_one_hot else 1 + _draw_bytes(row))
+
+
+def _draw_bytes(row: Row) -> int:
+    """Of the largest id as a varint, and the bit that tells a row on one id."""
+    return math.ceil((row.id_bits + 1) / 7)
 
 
 def _sent(row: Row) -> float:
+    if row.is_one_hot:
+        return float(_draw_bytes(row))
     out = Writer()
     ids = np.cumsum(row.gaps + 1) - 1
     write_row(out, ids, row.numbers)
@@ -125,7 +140,7 @@ def _sent(row: Row) -> float:
     return float(len(data))
 
 
-def _planes(gaps: NDArray[np.int64], numbers: NDArray[np.int64]) -> bytes:
+def byte_planes(gaps: NDArray[np.int64], numbers: NDArray[np.int64]) -> bytes:
     """Gaps, then numbers, each with its low bytes before its high bytes."""
     parts = [
         column.astype("<u4").view(np.uint8).reshape(-1, 4).T.tobytes() for column in (gaps, numbers)
@@ -145,38 +160,6 @@ def _exp_golomb(values: NDArray[np.int64], order: int) -> float:
 
 def _rice(values: NDArray[np.int64]) -> float:
     return float(min((values >> r).sum() + (r + 1) * len(values) for r in range(24)))
-
-
-class _StaticModel:
-    """An ideal arithmetic coder: exp-Golomb whose unary part is coded with trained tables.
-
-    One table for each column and order; a symbol never seen in training costs what one seen half a
-    time costs. No bytes are counted for ending the code.
-    """
-
-    def __init__(self, training: Sequence[Row]) -> None:
-        self._counts: dict[tuple[int, int], Counter[int]] = {}
-        for row in training:
-            for column, values in enumerate((row.gaps, row.numbers - 1)):
-                order, lengths = self._lengths(values)
-                self._counts.setdefault((column, order), Counter()).update(lengths.tolist())
-
-    @staticmethod
-    def _lengths(values: NDArray[np.int64]) -> tuple[int, NDArray[np.int64]]:
-        order = best_order(values)
-        return order, np.frexp((values >> order) + 1)[1].astype(np.int64) - 1
-
-    def __call__(self, row: Row) -> float:
-        bits = 8.0  # the two orders
-        bits += 2 * 8 if row.num_kept > 127 else 8  # the count
-        for column, values in enumerate((row.gaps, row.numbers - 1)):
-            order, lengths = self._lengths(values)
-            counts = self._counts.get((column, order), Counter())
-            total = sum(counts.values()) + 0.5 * 32
-            cost = [-math.log2((counts[n] + 0.5) / total) for n in range(33)]
-            bits += sum(cost[n] for n in lengths.tolist()) + int(lengths.sum())
-            bits += order * len(values)
-        return bits / 8
 
 
 def _entropy_bits(values: NDArray[np.int64]) -> float:

@@ -30,10 +30,14 @@ class PairRows:
     llm: NDArray[np.float32]
     slm: NDArray[np.float32]
 
+    @property
+    def num_own(self) -> int:
+        """Ids that the pair has."""
+        return int(self.llm.shape[1])
+
     def laws(self, num_ids: int, sampling: Sampling) -> Iterator[tuple[ArrayLaw, ArrayLaw]]:
         """(p, q) at every place, widened to `num_ids` if the pair has fewer."""
-        num_own = self.llm.shape[1]
-        wide = WideVocabulary(num_own, num_ids) if num_ids > num_own else None
+        wide = WideVocabulary(self.num_own, num_ids) if num_ids > self.num_own else None
         for place in np.random.default_rng(0).permutation(len(self.llm)):
             of_p, of_q = self.llm[place], self.slm[place]
             if wide is not None:

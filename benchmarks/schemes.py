@@ -2,7 +2,8 @@
 
 For each scheme and each way of sampling: bytes up and down per token and per rejected round, with
 and without headers, acceptance against its bound 1 − D, tokens per round, and what the protocol
-costs each side in time.
+costs each side in time. The lossy rivals run beside them: what they keep on the device, and how far
+the law they write is from p.
 """
 
 from __future__ import annotations
@@ -27,11 +28,12 @@ from benchmarks.marked import replace_marked
 from benchmarks.progress import progress_bar
 from benchmarks.prompts import PROMPTS
 from benchmarks.record import Record, write
+from benchmarks.scheme_lossy import answer_kind
 from benchmarks.scheme_rounds import LocalPair
 from benchmarks.scheme_table import Cell, markdown, values_of
 from benchmarks.schemes_picture import draw
+from device_runtime.lossy import METHODS
 from device_runtime.protocol.sampling import Sampling
-from device_runtime.protocol.schemes import SCHEMES
 from device_runtime.settings import RuntimeSettings
 from device_runtime.writer import Device
 from edge_server.checkpoint import Checkpoint
@@ -60,14 +62,14 @@ class Plan:
     tokens_each: int
 
 
-FULL, QUICK = Plan(6, 50), Plan(2, 40)
+FULL, QUICK = Plan(10, 40), Plan(2, 40)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `tandem bench schemes`."""
     add = parser.add_argument
     add("--out", type=Path, default=Path("bench-schemes"), help="folder of results")
-    add("--scheme", action="append", choices=sorted(SCHEMES), help="only these; may be repeated")
+    add("--scheme", action="append", choices=sorted(METHODS), help="only these; may be repeated")
     add("--sampling", action="append", choices=SAMPLINGS, help="only these; may be repeated")
     add("--vocabulary", action="append", type=int, help="only these sizes; may be repeated")
     add("--quick", action="store_true", help="8,192 ids and few tokens only")
@@ -84,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
         (num_ids, name, scheme)
         for num_ids in vocabularies
         for name in args.sampling or SAMPLINGS
-        for scheme in args.scheme or SCHEMES
+        for scheme in args.scheme or METHODS
     ]
     bundle = exported_slm(console)
     cells = _measure(bundle, wanted, QUICK if args.quick else FULL, args.jobs, console)
@@ -132,10 +134,14 @@ def _cell(bundle: Path, num_ids: int, name: str, scheme: str, plan: Plan) -> Cel
     devices = _devices(bundle, plan.num_prompts)
     num_own = devices[0].tokenizer.num_ids
     drafters = [device.drafter for device in devices]
-    prompts = [devices[0].encode(prompt, None) for prompt in PROMPTS[: plan.num_prompts]]
+    some = PROMPTS[:: len(PROMPTS) // plan.num_prompts][: plan.num_prompts]  # of all kinds
+    prompts = [devices[0].encode(prompt, None) for prompt in some]
     pair = LocalPair(_llm(num_own), drafters, num_own, num_ids)
-    measured = pair.measure(SCHEMES[scheme], SAMPLINGS[name], GAMMA, prompts, plan.tokens_each)
-    return Cell(num_ids, name, scheme, measured)
+    method = METHODS[scheme]
+    measured = pair.measure(
+        method, SAMPLINGS[name], GAMMA, prompts, plan.tokens_each, answer_kind(method)
+    )
+    return Cell(num_ids, name, scheme, measured, num_own)
 
 
 @lru_cache

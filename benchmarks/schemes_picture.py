@@ -40,6 +40,7 @@ def draw(lines: Sequence[Line], folder: Path) -> None:
 
     samplings = list(dict.fromkeys(line["sampling"] for line in lines))
     schemes = _ordered(lines)
+    lossy = {n: f"{n} (lossy)" for n in schemes if not _is_lossless(lines, n)}
     num_columns = min(COLUMNS, len(samplings))
     num_rows = -(-len(samplings) // num_columns)
     size = (1.7 + 3.3 * num_columns, 1.2 + (0.6 + 0.31 * len(schemes)) * num_rows)
@@ -52,7 +53,7 @@ def draw(lines: Sequence[Line], folder: Path) -> None:
             panel.set_visible(False)
         for panel, sampling in zip(panels.flat, samplings, strict=False):
             _panel(panel, [line for line in lines if line["sampling"] == sampling], schemes, theme)
-            _dress(panel, schemes, theme)
+            _dress(panel, [lossy.get(scheme, scheme) for scheme in schemes], theme)
             panel.set_title(sampling, loc="left", color=theme["text"], fontsize=10)
         figure.suptitle(
             "Payload of a rejected round, median of both ways",
@@ -75,17 +76,23 @@ def _size(line: Line, way: str) -> float:
     return float("nan") if size is None else float(size)
 
 
+def _is_lossless(lines: Sequence[Line], scheme: str) -> bool:
+    return all(line["lossless"] for line in lines if line["scheme"] == scheme)
+
+
 def _ordered(lines: Sequence[Line]) -> list[str]:
-    """Schemes, the fewest bytes first, by the largest message that each needs."""
+    """Schemes that reject, the fewest bytes first, by the largest message that each needs."""
     worst: dict[str, float] = {}
     for line in lines:
         for way in WAYS:
             size = max(0.0, _size(line, way))  # NaN counts as 0
             worst[line["scheme"]] = max(worst.get(line["scheme"], 0.0), size)
-    return sorted(worst, key=lambda scheme: (worst[scheme], scheme))
+    rejecting = [scheme for scheme, size in worst.items() if size > 0]
+    return sorted(rejecting, key=lambda scheme: (worst[scheme], scheme))
 
 
 def _panel(panel: Axes, lines: Sequence[Line], schemes: Sequence[str], theme: Theme) -> None:
+    lines = [line for line in lines if line["scheme"] in schemes]
     vocabularies = sorted({line["num_ids"] for line in lines})
     for way, (beside, marker, is_filled) in WAYS.items():
         for place, scheme in enumerate(schemes):
@@ -95,12 +102,13 @@ def _panel(panel: Axes, lines: Sequence[Line], schemes: Sequence[str], theme: Th
         colours = theme["dots"][-len(vocabularies) :]
         for num_ids, colour in zip(vocabularies, colours, strict=True):
             found = [line for line in lines if line["num_ids"] == num_ids]
+            made = " (widened)" if any(line["widened"] for line in found) else ""
             panel.scatter(
                 [_size(line, way) for line in found],
                 [schemes.index(line["scheme"]) + beside for line in found],
                 s=26 if is_filled else 17, marker=marker, edgecolors=colour, linewidths=1.1,
                 facecolors=colour if is_filled else theme["ground"], zorder=3,
-                label=f"{way}, {num_ids:,} ids",
+                label=f"{way}, {num_ids:,} ids{made}",
             )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ their messages and nothing else.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -27,6 +28,18 @@ def random_table(vocab_size: int, seed: int, spread: float = 2.0) -> Table:
     """Logits (vocab, vocab): row t is what follows token t."""
     rng = np.random.default_rng(seed)
     return (spread * rng.standard_normal((vocab_size, vocab_size))).astype(np.float32)
+
+
+def wandering_table(vocab_size: int, seed: int, step: int = 5) -> Table:
+    """A random table whose greedy text visits every id before one comes again.
+
+    A random table's own soon settles on one token, and then a text shows nothing about places.
+    """
+    assert math.gcd(step, vocab_size) == 1
+    table = random_table(vocab_size, seed)
+    following = (np.arange(vocab_size) + step) % vocab_size
+    table[np.arange(vocab_size), following] = table.max(axis=1) + 1.5
+    return table
 
 
 class TableDrafter:

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from device_runtime.protocol.manifest import FORMAT_VERSION, Manifest, sha256
+from device_runtime.bundle import save_manifest, sha256
+from device_runtime.protocol.manifest import FORMAT_VERSION, Manifest
 
 SPECIALS = ("<|end|>", "<|im_start|>", "<|im_end|>")
 MERGES = ("t h", "th e", "Ġ the", "i n", "Ġ a", "a n", "an d", "Ġ t", "o u", "Ċ Ċ")
@@ -63,7 +64,7 @@ def make_bundle(
 def write_manifest(folder: Path, graph: str, shape: TinyShape) -> None:
     """Record the folder's files as they are now."""
     files = {path.name: sha256(path) for path in folder.iterdir() if path.name != "manifest.json"}
-    Manifest(
+    manifest = Manifest(
         format_version=FORMAT_VERSION,
         source="tiny random decoder",
         architecture="llama",
@@ -89,7 +90,8 @@ def write_manifest(folder: Path, graph: str, shape: TinyShape) -> None:
         present_value_pattern="present.%d.value",
         files=files,
         tool_versions={},
-    ).save(folder)
+    )
+    save_manifest(manifest, folder)
 
 
 def byte_level_tokenizer() -> str:
