@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -73,22 +73,11 @@ def make_app(
         batches.add(ran.num_jobs, ran.num_tokens)
         metrics.batch_ran(ran)
 
-    scheduler = Scheduler(
-        engine,
-        max_queue=config.max_queue,
-        max_rows=config.max_batch_rows,
-        max_tokens=config.max_batch_tokens,
-        prefill_tokens=config.prefill_tokens,
-        length_ratio=config.length_ratio,
-        on_batch=on_batch,
-    )
+    scheduler = _scheduler(engine, config, on_batch)
     registry = Registry(
-        facts,
-        scheduler,
-        max_sessions=config.max_sessions,
-        resume_ttl_s=config.resume_ttl_s,
+        facts, scheduler, max_sessions=config.max_sessions, resume_ttl_s=config.resume_ttl_s,
         max_per_client=config.max_sessions_per_token,
-    )
+    )  # fmt: skip
     admission = Admission(Rates(config.requests_per_minute, config.tokens_per_minute))
     trace = Trace(Path(config.trace_file) if config.trace_file else None)
     app[EDGE] = Edge(
@@ -99,6 +88,20 @@ def make_app(
     app.cleanup_ctx.append(_background)
     app.on_shutdown.append(drain)
     return app
+
+
+def _scheduler(
+    engine: TargetEngine[Any], config: EdgeConfig, on_batch: Callable[[Ran], None]
+) -> Scheduler[Any]:
+    return Scheduler(
+        engine,
+        max_queue=config.max_queue,
+        max_rows=config.max_batch_rows,
+        max_tokens=config.max_batch_tokens,
+        prefill_tokens=config.prefill_tokens,
+        length_ratio=config.length_ratio,
+        on_batch=on_batch,
+    )
 
 
 def _add_routes(app: web.Application, *, with_completions: bool) -> None:

@@ -75,6 +75,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cache-gib", type=float, help="memory for keys and values (default: a share of the free)"
     )
+    _add_serving_arguments(parser, default)
+
+
+def _add_serving_arguments(parser: argparse.ArgumentParser, default: EdgeConfig) -> None:
+    """Those of the server rather than of the model."""
     parser.add_argument("--tokens-file", help="bearer tokens that may connect, one a line")
     parser.add_argument("--tls-cert", help="certificate chain (PEM): serve over TLS")
     parser.add_argument("--tls-key", help="private key of the certificate (PEM)")

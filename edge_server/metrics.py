@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -49,14 +50,13 @@ class Metrics:
         """status: how things stand, asked for at every scrape."""
         self.total = Tally()
         """Of all sessions and completions since the start."""
-        self._registry = registry = CollectorRegistry()
+        self._registry = CollectorRegistry()
+        self._define_completions(self._registry)
+        self._define_batches(self._registry)
+        self._registry.register(_Standing(status, self.total))
 
-        def seconds(name: str, text: str, labels: Iterable[str] = ()) -> Histogram:
-            return Histogram(name, text, labels, registry=registry, buckets=_SECONDS)
-
-        def counts(name: str, text: str) -> Histogram:
-            return Histogram(name, text, registry=registry, buckets=_COUNTS)
-
+    def _define_completions(self, registry: CollectorRegistry) -> None:
+        seconds = partial(Histogram, registry=registry, buckets=_SECONDS)
         self._request_s = seconds(
             "gen_ai_server_request_duration_seconds", "Completions over HTTP, whole",
             (_OPERATION, "error_type"),
@@ -72,6 +72,10 @@ class Metrics:
             "tandem_completion_tokens", "Tokens of completions over HTTP",
             (_OPERATION, "gen_ai_token_type"), registry=registry,
         )  # fmt: skip
+
+    def _define_batches(self, registry: CollectorRegistry) -> None:
+        seconds = partial(Histogram, registry=registry, buckets=_SECONDS)
+        counts = partial(Histogram, registry=registry, buckets=_COUNTS)
         self._job_s = seconds(
             "tandem_job_seconds", "A job, from the queue to its result", ("kind",)
         )
@@ -86,7 +90,6 @@ class Metrics:
         # Children are looked up once: a lookup costs as much as the counting.
         self._prompt_s = self._job_s.labels("prompt")
         self._round_s = self._job_s.labels("round")
-        registry.register(_Standing(status, self.total))
 
     def batch_ran(self, ran: Ran) -> None:
         """A batch is done."""

@@ -269,10 +269,15 @@ def test_the_module_is_the_command() -> None:
 WAITING_VERB = """
 import asyncio, signal, sys, time, types
 signal.signal(signal.SIGHUP, signal.HANGUP)  # whatever the tests run under
+async def wait():  # "ready" when the loop runs: a signal while it is made leaves half of one
+    print("ready", flush=True)
+    await asyncio.sleep(60)
+def wait_without_a_loop():
+    print("ready", flush=True)
+    time.sleep(60)
 def run(args):
     try:
-        print("ready", flush=True)
-        asyncio.run(asyncio.sleep(60)) if args.count else time.sleep(60)
+        asyncio.run(wait()) if args.count else wait_without_a_loop()
     finally:
         print("cleaned up", flush=True)
 module = types.ModuleType("hw_profiles.cli")

@@ -95,15 +95,15 @@ def test_the_distillation_loss_is_its_formula() -> None:
 def test_held_out_figures_count_every_id_but_the_first_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("export.demo_pair.evaluate.CONTEXT_LEN", 7)
+    monkeypatch.setattr("export.demo_pair.evaluate.CONTEXT_LEN", 8)
     llm, slm = new_model(TINY, 0, CPU).eval(), new_model(TINY, 1, CPU).eval()
     ids = ids_of(17)
     nats, overlaps = [], []
-    for start in (0, 7, 14):
-        window = torch.from_numpy(ids[start : start + 7])[None]
+    for start in (0, 8):
+        window = torch.from_numpy(ids[start : start + 8])[None]
         with torch.no_grad():
             p, q = (m(input_ids=window).logits[0].double().softmax(-1).numpy() for m in (llm, slm))
-        for i, following in enumerate(ids[start + 1 : start + 8]):
+        for i, following in enumerate(ids[start + 1 : start + 9]):
             nats.append(-np.log(p[i, following]))
             overlaps.append(np.minimum(p[i], q[i]).sum())
     assert len(nats) == 16
