@@ -1,50 +1,51 @@
-"""`tandem bench`: what is measured stands behind a second verb."""
+"""`tandem bench`: what is measured stands behind a second verb, whose module is imported when named."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
+from collections.abc import Sequence
+from typing import Any
 
-from benchmarks import edge, packing_cli, papers_cli, schemes, weights_cli
-from benchmarks.device import cli as device_cli
-from benchmarks.link import accuracy_cli
-from benchmarks.report import cli as report_cli
-from benchmarks.report import compare_cli
-from benchmarks.run import cli as run_cli
+BENCHES = {
+    "run": ("benchmarks.run.cli", "every arm over emulated links: latency, bytes, joules"),
+    "report": ("benchmarks.report.cli", "tables, sentences and pictures from a run's results"),
+    "compare": ("benchmarks.report.compare_cli", "what became faster or slower between two runs"),
+    "papers": ("benchmarks.papers_cli", "a run beside the papers' tables and models"),
+    "schemes": ("benchmarks.schemes", "bytes, acceptance and time of every scheme"),
+    "packing": ("benchmarks.packing_cli", "ways to write a row, against its entropy"),
+    "edge": ("benchmarks.edge", "what one edge carries: sessions, batches, GPU time"),
+    "device": ("benchmarks.device.cli", "speed and memory of the drafter, beside its peers"),
+    "weights": ("benchmarks.weights_cli", "what quantising the SLM costs in acceptance"),
+    "link": ("benchmarks.link.accuracy_cli", "how close the link emulator comes to its numbers"),
+}
+"""Name → module with `add_arguments` and `run`, and its line of help."""
+
+
+class _BenchParser(argparse.ArgumentParser):
+    """Declares its arguments when it is to parse some: torch alone takes seconds to import."""
+
+    def __init__(self, *args: Any, module: str = "", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._module = module
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """As argparse's, with the arguments of the bench's own module."""
+        bench = importlib.import_module(self._module)
+        bench.add_arguments(self)
+        self.set_defaults(run_bench=bench.run)
+        return super().parse_known_args(args, namespace)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the benches."""
-    benches = parser.add_subparsers(dest="bench", required=True, metavar="BENCH")
-    bench = benches.add_parser("run", help="every arm over emulated links: latency, bytes, joules")
-    run_cli.add_arguments(bench)
-    bench.set_defaults(run_bench=run_cli.run)
-    bench = benches.add_parser("report", help="tables, sentences and pictures from a run's results")
-    report_cli.add_arguments(bench)
-    bench.set_defaults(run_bench=report_cli.run)
-    bench = benches.add_parser("compare", help="what became faster or slower between two runs")
-    compare_cli.add_arguments(bench)
-    bench.set_defaults(run_bench=compare_cli.run)
-    bench = benches.add_parser("papers", help="a run beside the papers' tables and models")
-    papers_cli.add_arguments(bench)
-    bench.set_defaults(run_bench=papers_cli.run)
-    bench = benches.add_parser("schemes", help="bytes, acceptance and time of every scheme")
-    schemes.add_arguments(bench)
-    bench.set_defaults(run_bench=schemes.run)
-    bench = benches.add_parser("packing", help="ways to write a row, against its entropy")
-    packing_cli.add_arguments(bench)
-    bench.set_defaults(run_bench=packing_cli.run)
-    bench = benches.add_parser("edge", help="what one edge carries: sessions, batches, GPU time")
-    edge.add_arguments(bench)
-    bench.set_defaults(run_bench=edge.run)
-    bench = benches.add_parser("device", help="speed and memory of the drafter, beside its peers")
-    device_cli.add_arguments(bench)
-    bench.set_defaults(run_bench=device_cli.run)
-    bench = benches.add_parser("weights", help="what quantising the SLM costs in acceptance")
-    weights_cli.add_arguments(bench)
-    bench.set_defaults(run_bench=weights_cli.run)
-    bench = benches.add_parser("link", help="how close the link emulator comes to its numbers")
-    accuracy_cli.add_arguments(bench)
-    bench.set_defaults(run_bench=accuracy_cli.run)
+    benches = parser.add_subparsers(
+        dest="bench", required=True, metavar="BENCH", parser_class=_BenchParser
+    )
+    for name, (module, text) in BENCHES.items():
+        benches.add_parser(name, help=text, module=module)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 from dataclasses import asdict
 from pathlib import Path
@@ -68,6 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "index for its torch, as for make)",
     )  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("bench-device"), help="folder of results")
+    parser.add_argument("--json", action="store_true", help="print the results as JSON, no table")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -76,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("--peers needs the checkpoint too: use --shape instead of --bundle")
     if args.tokens < MIN_TOKENS:
         raise ConfigError(f"--tokens {args.tokens}: at least {MIN_TOKENS} are needed")
-    console = Console(highlight=False, soft_wrap=True, stderr=True)
+    console = Console(highlight=False, soft_wrap=True, stderr=True, quiet=args.json)
     contenders = _contenders(args, console)
     args.contexts = _fitting(args, load_manifest(contenders[0].model).context_len, console)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -88,8 +90,9 @@ def run(args: argparse.Namespace) -> int:
     rows = list(report.records(done))
     (args.out / "results.csv").write_text(report.csv_text(rows), encoding="utf-8")
     facts = collect()
-    write(args.out / "results.jsonl", [_record(facts, row) for row in rows])
-    print(lines)
+    records = [_record(facts, row) for row in rows]
+    write(args.out / "results.jsonl", records)
+    print(json.dumps([json.loads(r.to_line()) for r in records]) if args.json else lines)
     console.print(f"results: {args.out}")
     return 0
 

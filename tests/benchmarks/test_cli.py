@@ -1,0 +1,29 @@
+"""Every bench explains itself, and none is imported before it is named."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks.cli import BENCHES
+from device_runtime.cli import main
+
+
+@pytest.mark.parametrize("name", BENCHES)
+def test_every_bench_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as done:
+        main(["bench", name, "--help"])
+    assert done.value.code == 0
+    assert "--json" in capsys.readouterr().out
+
+
+def test_the_list_of_benches_imports_none_of_them() -> None:
+    code = (
+        "import sys; from device_runtime.cli import main\n"
+        "try: main(['bench', '--help'])\n"
+        "finally: assert not {'torch', 'matplotlib', 'transformers'} & sys.modules.keys()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert all(f"\n    {name}" in done.stdout for name in BENCHES)
