@@ -27,7 +27,7 @@ class Manifest:
     graph: str
     """`optimum` (cache grows by concatenation) or `fused` (one shared past/present buffer)."""
     weights: str
-    """`fp32`, `int8`, `int8-dynamic` or `int4`."""
+    """`fp32`, `fp16`, `int8`, `int8-dynamic` or `int4`."""
     num_layers: int
     num_heads: int
     num_kv_heads: int
