@@ -5,16 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.record import Record
-from benchmarks.report.cells import cells_of, groups_of, load
+from benchmarks.report.cells import load
 from benchmarks.report.markdown import to_markdown
 from benchmarks.report.page import to_page
 from benchmarks.report.projected import BANDWIDTH, projected_section
 from benchmarks.report.report import Report, build
-from benchmarks.report.tables import Section, csv_text
+from benchmarks.report.tables import csv_text
 
 RESULTS = Path("bench-run/results.jsonl")
 BOARD = "raspberry-pi-5"
@@ -35,18 +36,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write report.md, report.csv and report.html, and say what they say; exit code 0."""
     records = load(args.results)
-    report = build(records, _projections(records, args.project))
+    report = build(records)
+    boards = _boards(records, args.project)
+    sections = tuple(projected_section(report.groups, board) for board in boards)
+    report = replace(report, sections=sections)
     paths = write(report, args.out or args.results.parent)
     print(json.dumps(_summary(report, paths), indent=2) if args.json else _text(report, paths))
     return 0
 
 
-def _projections(records: Sequence[Record], boards: Sequence[str] | None) -> list[Section]:
-    """To the boards that were named; to the default one where the results know their machine."""
-    if boards is None:
-        boards = [BOARD] if BANDWIDTH in records[0].machine else []
-    groups = groups_of(cells_of(records))
-    return [projected_section(groups, board) for board in boards if board != NO_BOARD]
+def _boards(records: Sequence[Record], named: Sequence[str] | None) -> list[str]:
+    """To project to: those that were named, or the default one where the results allow it."""
+    if named is None:
+        return [BOARD] if BANDWIDTH in records[0].machine else []
+    return [board for board in named if board != NO_BOARD]
 
 
 def write(report: Report, folder: Path) -> list[Path]:
