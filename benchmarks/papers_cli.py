@@ -14,10 +14,12 @@ from benchmarks.marked import replace_marked
 from benchmarks.record import Record
 from benchmarks.report.cells import Cell, Group, cells_of, groups_of, load
 from benchmarks.report.estimates import Estimate
+from benchmarks.report.tables import Entry, Table
 
 DOCS = Path(__file__).parents[1] / "docs" / "reproduction.md"
 RIVALS = ("dssd", "dsd")
 OURS = ("dssd-thinned", "coupled", "dssd-packed")
+NAMES = ("arm", "link", "sampling")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print both tables; exit code 0."""
+    """Print the tables; exit code 0."""
     records = load(args.results)
     cells = cells_of(records)
     num_ids = int(records[0].settings["num_ids"])
@@ -91,25 +93,28 @@ def _paired(
 
 def _ratio_table(lines: Sequence[dict[str, Any]]) -> str:
     families = [f for f in ("edge", *RIVALS, *OURS) if any(f in line for line in lines)]
-    titles = ["link", "sampling", "gamma", *families, *(f"best of ours over {r}" for r in RIVALS)]
-    rows = [_row(titles), _row(["---"] * len(titles))]
-    for line in lines:
-        cells = [line["link"], line["sampling"], str(line["gamma"])]
-        cells += [f"{line[f]:.1f}" if f in line else "–" for f in families]
-        for rival in RIVALS:
-            ratio = line.get(f"over_{rival}")
-            cells.append(
-                f"{ratio[0]:.2f} [{ratio[1]:.2f}, {ratio[2]:.2f}] ({line['best']})"
-                if ratio
-                else "–"
-            )
-        rows.append(_row(cells))
+    heads = ("link", "sampling", "gamma", *families, *(f"best of ours over {r}" for r in RIVALS))
+    rows = [
+        (
+            *_entries(line["link"], line["sampling"], str(line["gamma"])),
+            *_entries(*(f"{line[f]:.1f}" if f in line else "–" for f in families)),
+            *(_ratio(line, rival) for rival in RIVALS),
+        )
+        for line in lines
+    ]
     note = (
         "Tokens per second after the first token: medians over prompts and repeats. Ratios are of the "
         "same prompt and repeat; median, and in brackets an interval of it. All traffic is billed, "
         f"headers included; rows of `dsd` and `dssd` have {PROB_BITS} bits a probability."
     )
-    return "\n".join([*rows, "", note])
+    return _noted(Table(heads, tuple(rows)), note)
+
+
+def _ratio(line: dict[str, Any], rival: str) -> Entry:
+    if f"over_{rival}" not in line:
+        return Entry("–")
+    middle, low, high = line[f"over_{rival}"]
+    return Entry(f"{middle:.2f}", f"[{low:.2f}, {high:.2f}] ({line['best']})")
 
 
 def _line(prediction: Prediction) -> dict[str, Any]:
@@ -122,25 +127,15 @@ def _line(prediction: Prediction) -> dict[str, Any]:
 
 
 def _model_table(predictions: Sequence[Prediction]) -> str:
-    titles = [
-        "arm",
-        "link",
-        "sampling",
-        "live, ms",
-        "predicted, ms",
-        "error",
-        "paper's equation, ms",
-    ]
-    rows = [_row(titles), _row(["---"] * len(titles))]
+    heads = ("live, ms", "predicted, ms", "error", "paper's equation, ms")
+    rows = []
     for p in predictions:
         paper = (
             "–" if p.paper_s is None else f"{1e3 * p.paper_s:.1f} ({p.paper_s / p.live_s - 1:+.0%})"
         )
         error = "calibration" if p.is_calibration else f"{p.error:+.1%}"
-        rows.append(_row([
-            p.cell.arm, p.cell.link, p.cell.sampling, f"{1e3 * p.live_s:.1f}",
-            f"{1e3 * p.predicted_s:.1f}", error, paper,
-        ]))  # fmt: skip
+        times = (f"{1e3 * p.live_s:.1f}", f"{1e3 * p.predicted_s:.1f}")
+        rows.append((*_names(p), *_entries(*times, error, paper)))
     told = [abs(p.error) for p in predictions if not p.is_calibration]
     within = sum(error <= 0.1 for error in told)
     note = (
@@ -150,25 +145,35 @@ def _model_table(predictions: Sequence[Prediction]) -> str:
         "cell's rounds with headers. The paper's equations (DSSD 5 and 9) leave out headers and one "
         "direction each."
     )
-    return "\n".join([*rows, "", note])
+    return _noted(Table((*NAMES, *heads), tuple(rows)), note)
 
 
 def _speed_ups(predictions: Sequence[Prediction]) -> str:
-    titles = ["arm", "link", "sampling", "TK-SLT's S", "live speed-up over the edge alone"]
-    rows = [_row(titles), _row(["---"] * len(titles))]
+    rows = []
     edges = {(p.cell.link, p.cell.sampling): p for p in predictions if p.cell.arm == "edge"}
     for p in predictions:
         edge = edges.get((p.cell.link, p.cell.sampling))
         if edge is None or not p.cell.is_split:
             continue
         found = f"{paper_speed_up(p, edge):.2f}", f"{edge.live_s / p.live_s:.2f}"
-        rows.append(_row([p.cell.arm, p.cell.link, p.cell.sampling, *found]))
+        rows.append((*_names(p), *_entries(*found)))
+    heads = (*NAMES, "TK-SLT's S", "live speed-up over the edge alone")
     note = (
         "S by TK-SLT's equation 11, from the measured alpha and draft time and the predicted round: "
         "it takes every place of a block for equally likely to be accepted."
     )
-    return "\n".join([*rows, "", note])
+    return _noted(Table(heads, tuple(rows)), note)
 
 
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+def _names(prediction: Prediction) -> tuple[Entry, ...]:
+    """For the columns NAMES."""
+    cell = prediction.cell
+    return _entries(cell.arm, cell.link, cell.sampling)
+
+
+def _entries(*texts: str) -> tuple[Entry, ...]:
+    return tuple(map(Entry, texts))
+
+
+def _noted(table: Table, note: str) -> str:
+    return f"{table.markdown()}\n\n{note}"

@@ -1,0 +1,65 @@
+"""`tandem bench papers`, as a user calls it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import papers_cli
+from benchmarks.record import Record, write
+from device_runtime.cli import main
+from tests.benchmarks.report.hand_made import EDGE, at
+
+DSSD: dict[str, Any] = {"arm": "dssd/4", "scheme": "dssd"}
+FAR: dict[str, Any] = {"link": "far|off", "link_rtt_s": 0.2}
+
+
+def arm(ms_per_token: float, **changes: Any) -> Iterator[Record]:
+    counted = {"num_ids": 1000, "more_requests": 0, "drafted": 16}
+    return at(ms_per_token, tpot_s=ms_per_token / 1e3, **counted, **changes)
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    path = tmp_path / "results.jsonl"
+    write(path, [*arm(20), *arm(30, **DSSD), *arm(55, **EDGE), *arm(250, **FAR)])
+    return path
+
+
+def test_its_tables_are_the_report_s(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "papers", str(results)]) == 0
+    blocks = capsys.readouterr().out.split("\n\n")
+    tables = [block.splitlines() for block in blocks if block.startswith("|")]
+    assert all(len({len(line) for line in table}) == 1 for table in tables), "columns are padded"
+    ratios, models, speed_ups = ([split(line) for line in table] for table in tables)
+    assert ratios[0][-2:] == ["best of ours over dssd", "best of ours over dsd"]
+    assert ratios[2] == [
+        "lte", "T=1", "4", "18.2", "33.3", "50.0", "1.50 [1.50, 1.50] (dssd-thinned)", "–",
+    ]  # fmt: skip
+    assert ratios[3] == ["far\\|off", "T=1", "4", "–", "–", "4.0", "–", "–"]
+    assert {row[0]: row[5] for row in models[2:] if row[1] == "lte"} == dict.fromkeys(
+        ("dssd-thinned/4", "dssd/4", "edge"), "calibration"
+    )
+    assert [row[4] for row in speed_ups[2:]] == ["2.75", "1.83"]
+
+
+def split(line: str) -> list[str]:
+    """The cells of a row, bars within them as they are written."""
+    return [cell.strip() for cell in line.strip("| ").split(" | ")]
+
+
+def test_it_writes_them_into_the_document_too(
+    results: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    document = tmp_path / "document.md"
+    document.write_text("before\n<!-- here -->\n<!-- end of here -->\nafter\n")
+    monkeypatch.setattr(papers_cli, "DOCS", document)
+    assert main(["bench", "papers", str(results), "--docs", "here"]) == 0
+    shown = capsys.readouterr().out.strip()
+    assert shown in document.read_text() and document.read_text().endswith("\nafter\n")
