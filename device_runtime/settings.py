@@ -21,8 +21,9 @@ class RuntimeSettings:
     """Positions of the cache, at most the model's; a longer text is drafted from its tail."""
     prefill_chunk: int = PREFILL_CHUNK
     """Most tokens of one run; it holds chunk × vocabulary logits, wanted or not."""
-    allow_spinning: bool = False
-    """Busy threads between the operators of a run: faster alone on the machine, and hotter."""
+    allow_spinning: bool = True
+    """Threads wait busily between the operators of a run, which costs less than waking them. They
+    stop with the run, so that nothing spins while the device waits for the network."""
     memory_arena: bool = True
     """Keep memory from run to run; off saves some on boards with 1 GB or less."""
     providers: tuple[str, ...] = ()

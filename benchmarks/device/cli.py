@@ -55,7 +55,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--weights", default="int4", help="of the random model (default: int4)")
     parser.add_argument("--threads", type=int, default=_num_cpus(), help="default: every CPU")
-    parser.add_argument("--spinning", action="store_true", help="Tandem's threads spin in a run")
+    parser.add_argument(
+        "--spinning", action=argparse.BooleanOptionalAction, default=True,
+        help="Tandem's threads spin in a run (default: they do)",
+    )  # fmt: skip
     parser.add_argument(
         "--contexts", type=int, nargs="+", metavar="TOKENS",
         help="tokens before the first that is timed (default: those of 32, 512 and 2048 that fit)",

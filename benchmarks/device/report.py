@@ -98,7 +98,7 @@ def markdown(run: Run) -> Iterator[str]:
 
 
 def _fairness(spinning: bool) -> str:
-    how = "spin in a run, as asked for" if spinning else "sleep whenever they wait, its default"
+    how = "spin in a run and stop with it" if spinning else "sleep whenever they wait, as asked for"
     return (
         f"Threads: Tandem's {how}; its peers keep their own defaults, which spin. Same number of "
         "threads, same ids, same kind of weights (transformers: float32, as torch has no other "

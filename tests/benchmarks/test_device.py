@@ -126,6 +126,23 @@ def test_too_few_tokens_to_measure_are_refused(tmp_path: Path) -> None:
         cli.run(arguments("--bundle", str(make_bundle(tmp_path)), "--tokens", "7"))
 
 
+@pytest.mark.parametrize(("words", "spins"), [((), True), (("--no-spinning",), False)])
+def test_threads_spin_unless_told_otherwise(
+    words: tuple[str, ...], spins: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    told: list[dict[str, Any]] = []
+
+    def start(_: object, spec: dict[str, Any], *rest: object) -> None:
+        told.append(spec["settings"])
+        raise PeerError("enough")
+
+    monkeypatch.setattr(cli, "_start", start)
+    bundle = make_bundle(tmp_path, shape=TinyShape(context_len=CONTEXT_LEN))
+    with pytest.raises(PeerError, match="enough"):
+        cli.run(arguments("--bundle", str(bundle), "--out", str(tmp_path / "out"), *words))
+    assert [settings["allow_spinning"] for settings in told] == [spins]
+
+
 def measured(*names: str) -> Measured:
     own = {kind: [0.5, 0.5] for kind in OWN_KINDS}
     rounds = [
@@ -136,19 +153,19 @@ def measured(*names: str) -> Measured:
     return Measured(rounds, [1e-10], [0.7], joules_per_token=0.02, idle_w=1.0)
 
 
-def run_of(*names: str, spinning: bool = False) -> report.Run:
+def run_of(*names: str, spinning: bool = True) -> report.Run:
     contenders = tuple(Contender(n, "tandem", Path(), Path(__file__), "int4") for n in names)
     versions = dict.fromkeys(names, "1")
     return report.Run("tiny", 2, (32,), contenders, versions, 100, spinning, measured(*names))
 
 
-def test_the_table_says_that_only_peers_spin() -> None:
+def test_the_table_says_whose_threads_spin() -> None:
     alone = "\n".join(report.markdown(run_of(models.OWN)))
     assert "spin" not in alone
     among = "\n".join(report.markdown(run_of(models.OWN, "llama.cpp")))
-    assert "Tandem's sleep whenever they wait, its default; its peers keep their own" in among
-    asked = "\n".join(report.markdown(run_of(models.OWN, "llama.cpp", spinning=True)))
-    assert "Tandem's spin in a run, as asked for" in asked
+    assert "Tandem's spin in a run and stop with it; its peers keep their own" in among
+    asked = "\n".join(report.markdown(run_of(models.OWN, "llama.cpp", spinning=False)))
+    assert "Tandem's sleep whenever they wait, as asked for" in asked
 
 
 def test_start_and_joules_are_told_of_the_arm_that_they_were_measured_on() -> None:

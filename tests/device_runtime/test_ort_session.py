@@ -61,14 +61,20 @@ def imported(path: Path) -> list[str]:
 
 
 def test_settings_reach_the_session_options() -> None:
-    settings = RuntimeSettings(num_threads=3, allow_spinning=True, memory_arena=False)
+    settings = RuntimeSettings(num_threads=3, allow_spinning=False, memory_arena=False)
     options = ort_session.session_options(settings)
     assert options.intra_op_num_threads == 3
     assert options.inter_op_num_threads == 1
     assert options.enable_cpu_mem_arena is False
-    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "1"
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
     default = ort_session.session_options(RuntimeSettings())
-    assert default.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+    assert default.get_session_config_entry("session.intra_op.allow_spinning") == "1"
+
+
+@pytest.mark.parametrize("spinning", [False, True])
+def test_no_thread_spins_beyond_the_end_of_a_run(spinning: bool) -> None:
+    options = ort_session.session_options(RuntimeSettings(allow_spinning=spinning))
+    assert options.get_session_config_entry("session.force_spinning_stop") == "1"
 
 
 def test_a_session_leaves_the_arithmetic_of_its_thread_alone(tmp_path: Path) -> None:

@@ -136,7 +136,15 @@ def test_int8_activations_are_asked_for_exactly_where_the_cpu_has_them(name: str
     profile = load(name)
     capable = {"dotprod", "avx2"} & set(profile.cpu.features)
     assert profile.runtime.accuracy_level.value == (4 if capable else 0)
-    assert profile.runtime.allow_spinning.value is False
+
+
+@pytest.mark.parametrize("name", DEVICES)
+def test_threads_spin_in_a_run_and_only_the_measured_machine_says_how_much_that_gains(
+    name: str,
+) -> None:
+    spinning = load(name).runtime.allow_spinning
+    assert spinning.value is True
+    assert ("not measured on this board" in spinning.why) is (name != "generic-x86")
 
 
 @pytest.mark.parametrize("name", [name for name in DEVICES if name.startswith("jetson")])
