@@ -15,7 +15,7 @@ from benchmarks.report.figures import NOTES
 from benchmarks.report.findings import ENGINE, TIME, overview, slug, verdicts
 from benchmarks.report.pictures.arms import looks_of
 from benchmarks.report.pictures.bars import joules, ranking, round_breakdown
-from benchmarks.report.pictures.ink import PALETTE, Absent, Picture
+from benchmarks.report.pictures.ink import PALETTE
 from benchmarks.report.pictures.lines import (
     Looks,
     acceptance,
@@ -23,6 +23,7 @@ from benchmarks.report.pictures.lines import (
     against_round_trip,
 )
 from benchmarks.report.pictures.pareto import pareto
+from benchmarks.report.pictures.picture import Absent, Picture
 from benchmarks.report.pictures.traffic import bytes_per_token
 from benchmarks.report.report import Report
 from benchmarks.report.tables import Table, figure_table

@@ -13,20 +13,11 @@ from benchmarks.report.facts import meters
 from benchmarks.report.figures import FIGURES, ROUND_PARTS, digits
 from benchmarks.report.pictures.arms import BEST_ONLY, pictured, short
 from benchmarks.report.pictures.axis import set_scale, set_titles
-from benchmarks.report.pictures.ink import (
-    SMALL_PT,
-    TEXT_PT,
-    Absent,
-    Picture,
-    Swatch,
-    canvas,
-    colour,
-    to_svg,
-    width_of,
-)
+from benchmarks.report.pictures.canvas import rows
+from benchmarks.report.pictures.ink import SMALL_PT, TEXT_PT, colour, width_of
+from benchmarks.report.pictures.picture import LOSSY, Absent, Picture, Swatch
 
 ROW_PT = 20.0
-LOSSY = Swatch("† lossy: not the LLM's text", "muted", "ring")
 CUT = 3.0
 """Rows longer than this many times the median row are cut, or the others could not be read."""
 JOULE_PARTS = {"work_j_per_token": ("compute", "draft"), "rest_j_per_token": ("waiting", "rest"),
@@ -43,7 +34,7 @@ def ranking(group: Group, figure: str) -> Picture | Absent:
     cells.sort(key=lambda cell: cell.estimates[figure].median)
     estimates = [cell.estimates[figure] for cell in cells]
     notes = [form.shown(estimate.median) for estimate in estimates]
-    axes = _rows([short(cell) for cell in cells], notes, form.unit)
+    axes = _noted_rows([short(cell) for cell in cells], notes, form.unit)
     for row, (cell, estimate) in enumerate(zip(cells, estimates, strict=True)):
         ink = colour("accent" if cell is best else "ink" if cell.is_lossless else "muted")
         low, middle, high = (form.scale * v for v in (estimate.low, estimate.median, estimate.high))
@@ -57,7 +48,7 @@ def ranking(group: Group, figure: str) -> Picture | Absent:
     legend += [LOSSY] if any(not cell.is_lossless for cell in cells) else []
     is_choice = len(cells) < sum(figure in cell.estimates for cell in group.cells)
     note = f"Dot: median; line: its interval.{f' {BEST_ONLY}' * is_choice}"
-    return Picture(title, to_svg(axes, f"{title} over {group.title}"), note, tuple(legend))
+    return Picture.of(axes, title, group.title, note, legend)
 
 
 def round_breakdown(group: Group) -> Picture | Absent:
@@ -68,14 +59,14 @@ def round_breakdown(group: Group) -> Picture | Absent:
         return Absent(title, "no arm has timed rounds")
     cells.sort(key=lambda cell: cell.estimates["round_wall_s"].median)
     parts = {part: f"round_{part}_s" for part in ROUND_PARTS}
-    rows = [Row(short(cell), _lengths(cell, parts), _round(cell)) for cell in cells]
-    axes = _stacked(rows, "ms per round", "ms → tokens")
-    legend = tuple(Swatch(part, part) for part in ROUND_PARTS)
+    bars = [Row(short(cell), _lengths(cell, parts), _round(cell)) for cell in cells]
+    axes = _stacked(bars, "ms per round", "ms → tokens")
+    legend = [Swatch(part, part) for part in ROUND_PARTS]
     note = (
         "In the order they happen: blue on the device, orange on the link, green on the edge, grey is "
         "what no clock covers. Right: the round, and the tokens it commits."
     )
-    return Picture(title, to_svg(axes, f"{title} over {group.title}"), note, legend)
+    return Picture.of(axes, title, group.title, note, legend)
 
 
 def joules(group: Group) -> Picture | Absent:
@@ -86,13 +77,13 @@ def joules(group: Group) -> Picture | Absent:
         return Absent(title, "no meter was read and no model of the device was given")
     cells.sort(key=lambda cell: cell.estimates[form.name].median)
     parts = {role: figure for figure, (_, role) in JOULE_PARTS.items()}
-    rows = [
+    bars = [
         Row(short(cell), _lengths(cell, parts), form.shown(cell.estimates[form.name].median))
         for cell in cells
     ]
-    axes = _stacked(rows, "mJ per token", "mJ")
-    legend = tuple(Swatch(label, role) for label, role in JOULE_PARTS.values())
-    return Picture(title, to_svg(axes, f"{title} over {group.title}"), energy_note(cells), legend)
+    axes = _stacked(bars, "mJ per token", "mJ")
+    legend = [Swatch(label, role) for label, role in JOULE_PARTS.values()]
+    return Picture.of(axes, title, group.title, energy_note(cells), legend)
 
 
 def energy_note(cells: Sequence[Cell]) -> str:
@@ -123,14 +114,14 @@ def _lengths(cell: Cell, parts: Mapping[str, str]) -> tuple[tuple[str, float], .
     return tuple((role, 1e3 * (cell.median(figure) or 0)) for role, figure in parts.items())
 
 
-def _stacked(rows: Sequence[Row], unit: str, notes_title: str) -> Axes:
-    lengths = [row.length for row in rows]
+def _stacked(bars: Sequence[Row], unit: str, notes_title: str) -> Axes:
+    lengths = [row.length for row in bars]
     limit = min(max(lengths), CUT * statistics.median(lengths)) or 1
     is_cut = [length > 1.05 * limit for length in lengths]
-    notes = [f"{'▸ ' * cut}{row.note}" for row, cut in zip(rows, is_cut, strict=True)]
-    axes = _rows([row.label for row in rows], notes, notes_title)
+    notes = [f"{'▸ ' * cut}{row.note}" for row, cut in zip(bars, is_cut, strict=True)]
+    axes = _noted_rows([row.label for row in bars], notes, notes_title)
     set_scale(axes, "x", (0, limit))
-    for place, row in enumerate(rows):
+    for place, row in enumerate(bars):
         start = 0.0
         for role, length in row.parts:
             shown = min(max(0.0, length), 1.06 * limit - start)
@@ -148,16 +139,10 @@ def _stacked(rows: Sequence[Row], unit: str, notes_title: str) -> Axes:
     return axes
 
 
-def _rows(labels: Sequence[str], notes: Sequence[str], notes_title: str) -> Axes:
-    """A plot with a label left and a figure right of every row, the first on top."""
-    axes = canvas(
-        ROW_PT * len(labels), top_pt=18,
-        left_pt=max(map(width_of, labels)) + 10,
-        right_pt=max(map(width_of, (*notes, notes_title))) + 12,
-    )  # fmt: skip
-    axes.set_ylim(len(labels) - 0.5, -0.5)
-    axes.set_yticks(range(len(labels)), labels)
-    axes.tick_params(axis="y", labelsize=TEXT_PT, labelcolor=colour("ink"))
+def _noted_rows(labels: Sequence[str], notes: Sequence[str], notes_title: str) -> Axes:
+    """With a figure right of every row."""
+    right_pt = max(map(width_of, (*notes, notes_title))) + 12
+    axes = rows(labels, ROW_PT, right_pt=right_pt, top_pt=18)
     for row, note in enumerate((notes_title, *notes), start=-1):
         axes.annotate(
             note, (1, row), xycoords=("axes fraction", "data"), xytext=(8, 0), va="center_baseline",

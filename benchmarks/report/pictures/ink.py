@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from html import escape
 from types import MappingProxyType
@@ -47,12 +46,9 @@ PALETTE: Mapping[str, tuple[str, str]] = MappingProxyType({
 })  # fmt: skip
 """Light and dark. Hues are Okabe and Ito's, which the colour-blind tell apart, darkened for text."""
 
-WIDTH_PT = 330.0
-"""What a phone has between its margins: there a point of the picture is a pixel of the screen."""
 TEXT_PT = 11.0
 SMALL_PT = 10.0
 
-_POINTS_PER_INCH = 72
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -60,35 +56,6 @@ _STYLE: dict[Any, Any] = {
     "axes.unicode_minus": False,
 }
 _NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-
-
-@dataclass(frozen=True, slots=True)
-class Swatch:
-    """One line of a legend; the page shows it beside the picture, never on the data."""
-
-    label: str
-    role: str
-    shape: str = "bar"
-    """A class of the page's style sheet: bar, dot, ring, dash, rising or falling."""
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """A picture with what the page says around it."""
-
-    title: str
-    svg: str
-    note: str = ""
-    legend: tuple[Swatch, ...] = ()
-    subtitle: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Absent:
-    """A picture that cannot be drawn, and why."""
-
-    title: str
-    why: str
 
 
 def colour(role: str) -> str:
@@ -101,23 +68,6 @@ def width_of(text: str, size_pt: float = TEXT_PT) -> float:
     """In points, bold, in matplotlib's own typeface, which is wider than those of most pages."""
     path = TextPath((0, 0), text, size=size_pt, prop=FontProperties(weight="bold"))
     return float(path.get_extents().width) if text.strip() else 0.0
-
-
-def canvas(
-    plot_pt: float, *, left_pt: float, right_pt: float, top_pt: float = 10, bottom_pt: float = 34
-) -> Axes:
-    """The plot of a figure of the common width that is `plot_pt` high; its margins are known."""
-    height_pt = plot_pt + top_pt + bottom_pt
-    figure = Figure(figsize=(WIDTH_PT / _POINTS_PER_INCH, height_pt / _POINTS_PER_INCH))
-    width = (WIDTH_PT - left_pt - right_pt) / WIDTH_PT
-    place = (left_pt / WIDTH_PT, bottom_pt / height_pt, width, plot_pt / height_pt)
-    axes = figure.add_axes(place)
-    axes.set_facecolor("none")
-    axes.set_axisbelow(True)
-    axes.tick_params(length=0, labelsize=SMALL_PT, colors=colour("muted"), pad=4)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    return axes
 
 
 def to_svg(axes: Axes, description: str) -> str:

@@ -13,18 +13,10 @@ from benchmarks.report.cells import Cell, Group
 from benchmarks.report.findings import TIME
 from benchmarks.report.pictures.arms import Look, best_of_families, by_arm, short
 from benchmarks.report.pictures.axis import set_scale, set_ticks, set_titles, spread
-from benchmarks.report.pictures.ink import (
-    TEXT_PT,
-    Absent,
-    Picture,
-    Swatch,
-    canvas,
-    colour,
-    to_svg,
-    width_of,
-)
+from benchmarks.report.pictures.canvas import places_pt, plot, size_pt
+from benchmarks.report.pictures.ink import TEXT_PT, colour, width_of
+from benchmarks.report.pictures.picture import LOSSY, Absent, Picture, Swatch, grey
 
-PLOT_PT = 215.0
 LABEL_GAP_PT = 13.0
 LABEL_PT = 14.0
 """From the plot to the names."""
@@ -92,8 +84,7 @@ def acceptance(groups: Sequence[Group], looks: Looks) -> Picture | Absent:
         "Of the drafts judged at a place: those before it all stand. Places with fewer than "
         f"{FEWEST_JUDGED} judged drafts are left out."
     )
-    description = f"{title}, {groups[0].sampling}"
-    return Picture(title, to_svg(axes, description), note, _legend(lines))
+    return Picture.of(axes, title, groups[0].sampling, note, _legend(lines))
 
 
 def _sharing(groups: Sequence[Group], shared: Sequence[str], varied: str) -> Iterator[list[Group]]:
@@ -150,14 +141,14 @@ def _against(
     _label_ends(axes, lines)
     subtitle = f"{', '.join(group.link for group in groups)}: {shared}"
     note = "Every scheme at its best draft length; upright lines are intervals."
-    description = f"{title}, {groups[0].sampling}, {subtitle}"
-    return Picture(title, to_svg(axes, description), note, _legend(lines), subtitle)
+    scope = f"{groups[0].sampling}, {subtitle}"
+    return Picture.of(axes, title, scope, note, _legend(lines), subtitle)
 
 
 def _plot(lines: Sequence[Line], x_title: str, y_title: str) -> Axes:
     named = [line for line in lines if line.look.is_named]
     labels_pt = max((width_of(line.label) for line in named), default=0)
-    axes = canvas(PLOT_PT, left_pt=36, right_pt=labels_pt + 20, top_pt=24, bottom_pt=36)
+    axes = plot(labels_pt + 20)
     for line in lines:
         ink, look = colour(line.look.role), line.look
         face = ink if line.is_lossless else colour("card")
@@ -176,14 +167,13 @@ def _plot(lines: Sequence[Line], x_title: str, y_title: str) -> Axes:
 def _label_ends(axes: Axes, lines: Sequence[Line]) -> None:
     """Names on the right, moved apart, each with a thin line from the end of its own."""
     named = [line for line in lines if line.look.is_named]
-    to_axes = axes.transData + axes.transAxes.inverted()
-    ends = [to_axes.transform((line.xs[-1], line.ys[-1]))[1] for line in named]
-    places = spread([end * PLOT_PT for end in ends], LABEL_GAP_PT, PLOT_PT)
-    width_pt = PLOT_PT * axes.bbox.width / axes.bbox.height
-    for line, place in zip(named, places, strict=True):
+    ends = [(line.xs[-1], line.ys[-1]) for line in named]
+    width_pt, height_pt = size_pt(axes)
+    places = spread(list(places_pt(axes, ends)[:, 1]), LABEL_GAP_PT, height_pt)
+    for line, end, place in zip(named, ends, places, strict=True):
         ink = colour(line.look.role)
         axes.annotate(
-            line.label, (line.xs[-1], line.ys[-1]), xytext=(1 + LABEL_PT / width_pt, place / PLOT_PT),
+            line.label, end, xytext=(1 + LABEL_PT / width_pt, place / height_pt),
             textcoords="axes fraction", va="center_baseline", fontsize=TEXT_PT, color=ink,
             arrowprops={"arrowstyle": "-", "color": ink, "linewidth": 0.7, "shrinkA": 1, "shrinkB": 4,
                         "relpos": (0, 0.5)},
@@ -205,10 +195,6 @@ def _shares(cells: Sequence[Cell]) -> list[float]:
 
 
 def _legend(lines: Sequence[Line]) -> tuple[Swatch, ...]:
-    legend = []
     others = [line.label for line in lines if not line.look.is_named]
-    if others:
-        legend.append(Swatch(f"grey: {', '.join(others)}", "other", "dash"))
-    if any(not line.is_lossless for line in lines):
-        legend.append(Swatch("† lossy: not the LLM's text", "muted", "ring"))
-    return tuple(legend)
+    is_any_lossy = any(not line.is_lossless for line in lines)
+    return (*grey(others, "dash"), *((LOSSY,) if is_any_lossy else ()))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.transforms import Bbox
 
@@ -13,20 +12,12 @@ from benchmarks.report.figures import FIGURES, Figure
 from benchmarks.report.findings import ENERGY, ENGINE, TIME
 from benchmarks.report.pictures.arms import Look, pictured, short
 from benchmarks.report.pictures.axis import set_scale, set_titles
-from benchmarks.report.pictures.bars import LOSSY, energy_note
-from benchmarks.report.pictures.ink import (
-    SMALL_PT,
-    Absent,
-    Picture,
-    Swatch,
-    canvas,
-    colour,
-    to_svg,
-    width_of,
-)
+from benchmarks.report.pictures.bars import energy_note
+from benchmarks.report.pictures.canvas import places_pt, plot, size_pt
+from benchmarks.report.pictures.ink import SMALL_PT, colour, width_of
 from benchmarks.report.pictures.lines import Looks
+from benchmarks.report.pictures.picture import LOSSY, Absent, Picture, Swatch, grey
 
-PLOT_PT = 230.0
 BESIDE = (
     (8, 0), (-8, 0), (0, 12), (0, -12), (7, 8), (7, -8), (-7, 8), (-7, -8),
     (18, 14), (18, -14), (-18, 14), (-18, -14), (24, 28), (24, -28), (-24, 28), (-24, -28),
@@ -54,10 +45,10 @@ def pareto(group: Group, looks: Looks) -> Picture | Absent:
     _label(axes, sorted(named, key=lambda c: (c not in front, c.is_split, at[c.arm])), at, looks)
     legend = [Swatch("halo: no lossless arm is better in both", "rest", "dot")]
     others = [short(cell) for cell in cells if cell not in named]
-    legend += [Swatch(f"grey: {', '.join(others)}", "other", "dot")] if others else []
+    legend += grey(others, "dot")
     legend += [LOSSY] if any(not cell.is_lossless for cell in cells) else []
     note = f"Lower left is better. {energy_note(cells) if has_joules else ''}".strip()
-    return Picture(title, to_svg(axes, f"{title} over {group.title}"), note, tuple(legend))
+    return Picture.of(axes, title, group.title, note, legend)
 
 
 def _shown(cell: Cell, form: Figure) -> float:
@@ -67,7 +58,7 @@ def _shown(cell: Cell, form: Figure) -> float:
 def _scatter(
     cells: Sequence[Cell], front: Sequence[Cell], at: Mapping[str, Point], looks: Looks
 ) -> Axes:
-    axes = canvas(PLOT_PT, left_pt=40, right_pt=16, top_pt=24, bottom_pt=36)
+    axes = plot(16)
     xs, ys = zip(*at.values(), strict=True)
     set_scale(axes, "x", xs, LOG_FROM)
     set_scale(axes, "y", ys, LOG_FROM)
@@ -98,11 +89,10 @@ def frontier(cells: Sequence[Cell], at: Mapping[str, Point]) -> list[Cell]:
 
 def _label(axes: Axes, cells: Sequence[Cell], at: Mapping[str, Point], looks: Looks) -> None:
     """Names where they cover neither a dot nor another name; one without a place is left out."""
-    to_axes = axes.transData + axes.transAxes.inverted()
-    size = np.array([PLOT_PT * axes.bbox.width / axes.bbox.height, PLOT_PT])
-    dots = {arm: to_axes.transform(point) * size for arm, point in at.items()}
+    dots = dict(zip(at, places_pt(axes, list(at.values())), strict=True))
     taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in dots.values()]
-    inside = Bbox.from_bounds(-8, 2, size[0] + 20, size[1] + 4)
+    width, height = size_pt(axes)
+    inside = Bbox.from_bounds(-8, 2, width + 20, height + 4)
     for cell in cells:
         x, y = dots[cell.arm]
         for right, up in BESIDE:

@@ -8,16 +8,9 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from benchmarks.report.cells import Cell, Group
 from benchmarks.report.pictures.arms import pictured, short
 from benchmarks.report.pictures.axis import set_titles
-from benchmarks.report.pictures.ink import (
-    TEXT_PT,
-    Absent,
-    Picture,
-    Swatch,
-    canvas,
-    colour,
-    to_svg,
-    width_of,
-)
+from benchmarks.report.pictures.canvas import rows
+from benchmarks.report.pictures.ink import colour
+from benchmarks.report.pictures.picture import Absent, Picture, Swatch
 
 ROW_PT = 23.0
 WAYS = {"up": ("series-2", "^", -0.17), "down": ("series-1", "v", 0.17)}
@@ -31,13 +24,7 @@ def bytes_per_token(group: Group) -> Picture | Absent:
     if not cells:
         return Absent(title, "no arm has counted bytes that crossed the link")
     cells.sort(key=lambda cell: max(size for way in WAYS for size in _sizes(cell, way) or [0.0]))
-    labels = [short(cell) for cell in cells]
-    axes = canvas(
-        ROW_PT * len(cells), left_pt=max(map(width_of, labels)) + 10, right_pt=14, top_pt=4
-    )
-    axes.set_ylim(len(cells) - 0.5, -0.5)
-    axes.set_yticks(range(len(cells)), labels)
-    axes.tick_params(axis="y", labelsize=TEXT_PT, labelcolor=colour("ink"))
+    axes = rows([short(cell) for cell in cells], ROW_PT)
     for row, cell in enumerate(cells):
         for way in WAYS:
             _line(axes, row, way, _sizes(cell, way))
@@ -48,7 +35,7 @@ def bytes_per_token(group: Group) -> Picture | Absent:
         Swatch("hollow: payload alone", "muted", "ring"),
     )
     note = "Of a token that stands; logarithmic: one line of the grid is ten times the one before."
-    return Picture(title, to_svg(axes, f"{title} over {group.title}"), note, legend)
+    return Picture.of(axes, title, group.title, note, legend)
 
 
 def _sizes(cell: Cell, way: str) -> list[float]:

@@ -10,9 +10,10 @@ from benchmarks.report.cells import cells_of
 from benchmarks.report.pictures.arms import OTHER, best_of_families, looks_of, pictured
 from benchmarks.report.pictures.axis import spread
 from benchmarks.report.pictures.bars import joules, ranking, round_breakdown
-from benchmarks.report.pictures.ink import PALETTE, Absent, Picture
+from benchmarks.report.pictures.ink import PALETTE
 from benchmarks.report.pictures.lines import acceptance, against_downlink, against_round_trip
 from benchmarks.report.pictures.pareto import frontier, pareto
+from benchmarks.report.pictures.picture import Absent, Picture
 from benchmarks.report.pictures.traffic import bytes_per_token
 from tests.benchmarks.report.hand_made import EDGE, LOSSY, at, group
 
