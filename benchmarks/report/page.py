@@ -87,7 +87,7 @@ def to_page(report: Report) -> str:
 
 def _unbroken(text: str) -> str:
     """No line ends between a number and its unit."""
-    return re.sub(r"(\d) (ms|mJ|B)\b", "\\1\N{NO-BREAK SPACE}\\2", text)
+    return re.sub(r"(\d) (ms|mJ|B|Mbit/s)\b", "\\1\N{NO-BREAK SPACE}\\2", text)
 
 
 def _samplings(report: Report) -> Iterator[SamplingPart]:

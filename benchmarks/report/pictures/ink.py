@@ -46,8 +46,8 @@ PALETTE: Mapping[str, tuple[str, str]] = MappingProxyType({
 })  # fmt: skip
 """Light and dark. Hues are Okabe and Ito's, which the colour-blind tell apart, darkened for text."""
 
-TEXT_PT = 11.0
-SMALL_PT = 10.0
+TEXT_PT = 11.5
+SMALL_PT = 10.5
 
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",

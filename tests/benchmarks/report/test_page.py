@@ -124,6 +124,12 @@ def test_it_says_what_was_found(outline: Outline) -> None:
         assert part in text
 
 
+def test_numbers_stay_with_their_units(outline: Outline) -> None:
+    text = "".join(outline.text)
+    assert "round trip 64.5\N{NO-BREAK SPACE}ms, 117\N{NO-BREAK SPACE}Mbit/s down" in text
+    assert not re.search(r"\d Mbit/s", text)
+
+
 def test_names_in_the_data_are_text_and_not_markup() -> None:
     evil = "<script>alert(1)</script>&\"'"
     page = to_page(
