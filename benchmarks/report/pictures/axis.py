@@ -47,8 +47,12 @@ def plain(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-def set_titles(axes: Axes, x: str, y: str) -> None:
-    """What the axes show: y's name lies above it, since turned text is hard to read."""
+def set_titles(axes: Axes, x: str, y: str = "") -> None:
+    """What the axes show, after their scales are set: y's name lies above it, not turned."""
+    x, y = (
+        f"{title}, logarithmic" if title and scale == "log" else title
+        for title, scale in ((x, axes.get_xscale()), (y, axes.get_yscale()))
+    )
     axes.set_xlabel(x, fontsize=SMALL_PT, color=colour("muted"), labelpad=4)
     axes.annotate(
         y, (0, 1), xycoords="axes fraction", xytext=(0, 8), textcoords="offset points",

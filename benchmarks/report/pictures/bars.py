@@ -43,7 +43,7 @@ def ranking(group: Group, figure: str) -> Picture | Absent:
         axes.plot(middle, row, "o", color=ink, markerfacecolor=face, markersize=6.5)
         _embolden(axes, row, is_best=cell is best, is_muted=not cell.is_lossless)
     set_scale(axes, "x", [form.scale * v for e in estimates for v in (e.low, e.high)])
-    set_titles(axes, f"{form.unit} per token", "")
+    set_titles(axes, f"{form.unit} per token")
     legend = [Swatch("least with the LLM's text", "accent", "dot")]
     legend += [LOSSY] if any(not cell.is_lossless for cell in cells) else []
     is_choice = len(cells) < sum(figure in cell.estimates for cell in group.cells)
@@ -135,7 +135,7 @@ def _stacked(bars: Sequence[Row], unit: str, notes_title: str) -> Axes:
                 linewidth=0.4,
             )
             start += shown
-    set_titles(axes, f"{unit}{'; ▸ is cut' * any(is_cut)}", "")
+    set_titles(axes, f"{unit}{'; ▸ is cut' * any(is_cut)}")
     return axes
 
 

@@ -67,18 +67,20 @@ def acceptance(groups: Sequence[Group], looks: Looks) -> Picture | Absent:
     cells = [cell for group in groups for cell in group.cells if cell.is_split]
     lines = []
     for arm, alike in by_arm(best_of_families(cells)).items():
-        shares = _shares(alike)
-        if shares:
+        found = _shares(alike)
+        if found:
             look, first = looks[arm], alike[0]
-            places = range(1, len(shares) + 1)
-            lines.append(Line(short(first), look, places, shares, (), first.is_lossless))
+            places = range(1, len(found) + 1)
+            lines.append(Line(short(first), look, places, found, (), first.is_lossless))
     if not lines:
         return Absent(title, "no arm has recorded which drafts were judged")
-    axes = _plot(lines, "place in the block", "share accepted")
+    axes = _plot(lines)
+    shares = [share for line in lines for share in line.ys]
+    set_scale(axes, "y", shares, log_from=math.inf)
+    axes.set_ylim(math.floor(10 * min(shares)) / 10, 1)
     axes.set_xlim(0.7, max(len(line.xs) for line in lines) + 0.3)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    lowest = min(share for line in lines for share in line.ys)
-    axes.set_ylim(math.floor(10 * lowest) / 10, 1)
+    set_titles(axes, "place in the block", "share accepted")
     _label_ends(axes, lines)
     note = (
         "Of the drafts judged at a place: those before it all stand. Places with fewer than "
@@ -135,9 +137,13 @@ def _time_lines(
 def _against(
     title: str, shared: str, axis: str, lines: Sequence[Line], groups: Sequence[Group]
 ) -> Picture:
-    axes, xs = _plot(lines, axis, "ms per token"), [x for line in lines for x in line.xs]
+    axes, xs = _plot(lines), [x for line in lines for x in line.xs]
+    set_scale(axes, "y", [y for line in lines for y in line.ys])
     set_scale(axes, "x", xs)
     set_ticks(axes, xs)
+    if min(xs) == 0:  # marks on the edge would cover the numbers of the other axis
+        axes.set_xlim(left=-0.06 * max(xs))
+    set_titles(axes, axis, "ms per token")
     _label_ends(axes, lines)
     subtitle = f"{', '.join(group.link for group in groups)}: {shared}"
     note = "Every scheme at its best draft length; upright lines are intervals."
@@ -145,7 +151,7 @@ def _against(
     return Picture.of(axes, title, scope, note, _legend(lines), subtitle)
 
 
-def _plot(lines: Sequence[Line], x_title: str, y_title: str) -> Axes:
+def _plot(lines: Sequence[Line]) -> Axes:
     named = [line for line in lines if line.look.is_named]
     labels_pt = max((width_of(line.label) for line in named), default=0)
     axes = plot(labels_pt + 20)
@@ -159,8 +165,6 @@ def _plot(lines: Sequence[Line], x_title: str, y_title: str) -> Axes:
         )  # fmt: skip
         for x, (low, high) in zip(line.xs, line.spans, strict=False):
             axes.plot([x, x], [low, high], color=ink, linewidth=1.0)
-    set_scale(axes, "y", [y for line in lines for y in line.ys])
-    set_titles(axes, x_title, y_title)
     return axes
 
 

@@ -34,7 +34,7 @@ def bytes_per_token(group: Group) -> Picture | Absent:
         Swatch("down, with headers", WAYS["down"][0], "falling"),
         Swatch("hollow: payload alone", "muted", "ring"),
     )
-    note = "Of a token that stands; logarithmic: one line of the grid is ten times the one before."
+    note = "Of a token that stands; one line of the grid is ten times the one before."
     return Picture.of(axes, title, group.title, note, legend)
 
 
@@ -66,7 +66,7 @@ def _dress(axes: Axes, sizes: list[float]) -> None:
     axes.grid(axis="x", color=colour("faint"), linewidth=0.8)
     for row in range(1, round(axes.get_ylim()[0] + 0.5)):
         axes.axhline(row - 0.5, color=colour("faint"), linewidth=0.5)
-    set_titles(axes, "bytes per token", "")
+    set_titles(axes, "bytes per token")
 
 
 def _named(size: float) -> str:

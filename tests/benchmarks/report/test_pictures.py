@@ -103,7 +103,7 @@ def test_joules_say_how_they_were_found() -> None:
 
 def test_bytes_have_a_mark_for_payload_and_for_all() -> None:
     picture = bytes_per_token(group(at(20), at(55, **EDGE)))
-    assert {"10 B", "bytes per token"} <= set(texts(picture))
+    assert {"10 B", "bytes per token, logarithmic"} <= set(texts(picture))
 
 
 def test_lines_join_links_that_share_the_bandwidth() -> None:
@@ -116,6 +116,21 @@ def test_lines_join_links_that_share_the_bandwidth() -> None:
     assert isinstance(picture, Picture)
     assert picture.subtitle == "lte, far: all with 117 Mbit/s down, 31 up"
     assert {"64.5", "200", "dssd-thinned/4", "edge", "round trip, ms"} <= set(texts(picture))
+
+
+def test_marks_at_zero_stand_clear_of_the_other_axis_s_numbers() -> None:
+    near = group(at(20, link="near", link_rtt_s=0.0))
+    far = group(at(30, link="far", link_rtt_s=0.2))
+    (picture,) = against_round_trip([near, far], looks_of(near.cells))
+    assert isinstance(picture, Picture)
+    zeros = dict(re.findall(r'text-anchor: (\w+);[^>]* x="([\d.]+)"[^>]*>0<', picture.svg))
+    assert float(zeros["middle"]) - float(zeros["end"]) > 10
+
+
+@pytest.mark.parametrize(("ms", "is_logarithmic"), [(55, False), (500, True)])
+def test_an_axis_says_that_it_is_logarithmic(ms: float, is_logarithmic: bool) -> None:
+    shown = texts(ranking(group(at(20), at(ms, **EDGE)), TIME))
+    assert f"ms per token{', logarithmic' * is_logarithmic}" in shown
 
 
 def test_lines_join_links_that_share_the_round_trip() -> None:
@@ -144,6 +159,11 @@ def test_acceptance_leaves_out_places_that_were_hardly_judged() -> None:
     found = group(at(20, judged_at=(40, 20, 2), accepted_at=(20, 5, 2)))
     shown = texts(acceptance([found], looks_of(found.cells)))
     assert {"1", "2", "dssd-thinned/4"} <= set(shown) and "3" not in shown
+
+
+def test_acceptance_has_a_plain_scale_even_where_hardly_anything_is_accepted() -> None:
+    found = group(at(20, judged_at=(40, 20), accepted_at=(36, 1)))
+    assert {"0", "0.2", "share accepted"} <= set(texts(acceptance([found], looks_of(found.cells))))
 
 
 def test_the_frontier_holds_what_nothing_beats_in_both() -> None:
