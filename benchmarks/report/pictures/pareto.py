@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from itertools import product
 
 from matplotlib.axes import Axes
 from matplotlib.transforms import Bbox
@@ -20,10 +22,16 @@ from benchmarks.report.pictures.picture import LOSSY, Absent, Picture, Swatch, g
 
 BESIDE = (
     (8, 0), (-8, 0), (0, 12), (0, -12), (7, 8), (7, -8), (-7, 8), (-7, -8),
-    (18, 14), (18, -14), (-18, 14), (-18, -14), (24, 28), (24, -28), (-24, 28), (-24, -28),
-    (30, 42), (30, -42), (-30, 42), (-30, -42),
+    *(
+        (way * right, up * side)
+        for right, up in ((18, 14), (24, 28), (44, 14), (30, 42), (44, 28), (36, 56), (44, 70))
+        for way in (1, -1)
+        for side in (1, -1)
+    ),
 )  # fmt: skip
 """Where a name may stand, in points from its dot: the first place that is free is taken."""
+LED_PT = 12.0
+"""A name farther above or below its dot than this has a line that leads to it."""
 LOG_FROM = 3.0
 """Largest over smallest value from which on an axis is logarithmic: no dot is compared with 0."""
 Point = tuple[float, float]
@@ -43,7 +51,7 @@ def pareto(group: Group, looks: Looks) -> Picture | Absent:
     set_titles(axes, "ms per token", f"{form.title}, {form.unit}")
     named = [cell for cell in cells if looks[cell.arm].is_named]
     _label(axes, sorted(named, key=lambda c: (c not in front, c.is_split, at[c.arm])), at, looks)
-    legend = [Swatch("halo: no lossless arm is better in both", "rest", "dot")]
+    legend = [Swatch("halo: no lossless arm is better in both", "rest", "halo")]
     others = [short(cell) for cell in cells if cell not in named]
     legend += grey(others, "dot")
     legend += [LOSSY] if any(not cell.is_lossless for cell in cells) else []
@@ -88,19 +96,50 @@ def frontier(cells: Sequence[Cell], at: Mapping[str, Point]) -> list[Cell]:
 
 
 def _label(axes: Axes, cells: Sequence[Cell], at: Mapping[str, Point], looks: Looks) -> None:
-    """Names where they cover neither a dot nor another name; one without a place is left out."""
     dots = dict(zip(at, places_pt(axes, list(at.values())), strict=True))
-    taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in dots.values()]
-    width, height = size_pt(axes)
-    inside = Bbox.from_bounds(-8, 2, width + 20, height + 4)
+    widths = {cell.arm: width_of(short(cell), SMALL_PT) for cell in cells}
+    beside = places_beside(dots, widths, size_pt(axes))
     for cell in cells:
-        x, y = dots[cell.arm]
-        for right, up in BESIDE:
-            box = _box(x + right, y + up, width_of(short(cell), SMALL_PT), right)
-            if _holds(inside, box) and not any(box.overlaps(other) for other in taken):
-                taken.append(box)
-                _annotate(axes, cell, at[cell.arm], (right, up), looks[cell.arm])
+        if cell.arm in beside:
+            _annotate(axes, cell, at[cell.arm], beside[cell.arm], looks[cell.arm])
+
+
+def places_beside(
+    dots: Mapping[str, Point], widths: Mapping[str, float], size: Point
+) -> dict[str, Point]:
+    """Where the names of these widths stand, in points from their dots, the first ones first.
+
+    They cover no dot, no other name and no line that leads to one, and their own lines cross no name
+    and, where that is possible, no dot. A name without such a place is left out.
+    """
+    inside = Bbox.from_bounds(-8, 2, size[0] + 20, size[1] + 4)
+    marks = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in dots.values()]
+    names: list[Bbox] = []
+    lines: list[Bbox] = []
+    found: dict[str, Point] = {}
+    for arm, width in widths.items():
+        x, y = dots[arm]
+        for obstacles, (right, up) in product((marks + names, names), BESIDE):
+            box, line = _box(x + right, y + up, width, right), _leader(x, y, right, up)
+            is_clear = _is_clear([box], marks + names + lines) and _is_clear(line, obstacles)
+            if is_clear and _holds(inside, box):
+                found[arm] = (right, up)
+                names.append(box)
+                lines += line
                 break
+    return found
+
+
+def _is_clear(boxes: Sequence[Bbox], others: Sequence[Bbox]) -> bool:
+    return not any(box.overlaps(other) for box in boxes for other in others)
+
+
+def _leader(x: float, y: float, right: float, up: float) -> list[Bbox]:
+    """The line to a name, from the edge of its own dot on, as boxes along it; often none is needed."""
+    length = math.hypot(right, up)
+    steps = range(10, round(length), 3) if abs(up) > LED_PT else ()
+    shares = [step / length for step in steps]
+    return [Bbox.from_bounds(x + right * s - 1, y + up * s - 1, 2, 2) for s in shares]
 
 
 def _box(x: float, y: float, width: float, right: float) -> Bbox:
@@ -120,5 +159,5 @@ def _annotate(axes: Axes, cell: Cell, point: Point, beside: Point, look: Look) -
     axes.annotate(
         short(cell), point, xytext=beside, textcoords="offset points", va="center_baseline",
         ha="left" if right > 0 else "right" if right < 0 else "center", fontsize=SMALL_PT, color=ink,
-        arrowprops=leader if abs(up) > 12 else None,
+        arrowprops=leader if abs(up) > LED_PT else None,
     )  # fmt: skip

@@ -17,7 +17,7 @@ class Swatch:
     label: str
     role: str
     shape: str = "bar"
-    """A class of the page's style sheet: bar, dot, ring, dash, rising or falling."""
+    """A class of the page's style sheet: bar, dot, ring, halo, dash, rising or falling."""
 
 
 LOSSY = Swatch("† lossy: not the LLM's text", "muted", "ring")

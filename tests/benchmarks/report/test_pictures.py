@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pytest
 
 from benchmarks.report.cells import cells_of
@@ -12,7 +13,7 @@ from benchmarks.report.pictures.axis import spread
 from benchmarks.report.pictures.bars import joules, ranking, round_breakdown
 from benchmarks.report.pictures.ink import PALETTE
 from benchmarks.report.pictures.lines import acceptance, against_downlink, against_round_trip
-from benchmarks.report.pictures.pareto import frontier, pareto
+from benchmarks.report.pictures.pareto import LED_PT, frontier, pareto, places_beside
 from benchmarks.report.pictures.picture import Absent, Picture
 from benchmarks.report.pictures.traffic import bytes_per_token
 from tests.benchmarks.report.hand_made import EDGE, LOSSY, at, group
@@ -170,6 +171,21 @@ def test_the_frontier_holds_what_nothing_beats_in_both() -> None:
     cells = cells_of(r for arm in "abcd" for r in at(20, arm=f"{arm}/1"))
     at_point = {"a/1": (1.0, 9.0), "b/1": (2.0, 3.0), "c/1": (3.0, 4.0), "d/1": (4.0, 1.0)}
     assert [cell.arm for cell in frontier(cells, at_point)] == ["a/1", "b/1", "d/1"]
+
+
+def test_names_and_the_lines_to_them_cover_no_other_name() -> None:
+    """As boxes and points along lines, of dots so near each other that most names need lines."""
+    rng, size, half = np.random.default_rng(1), (270.0, 220.0), 5.5
+    dots = {str(i): (float(x), float(y)) for i, (x, y) in enumerate(rng.normal(110, 12, (9, 2)))}
+    beside = places_beside(dots, dict.fromkeys(dots, 50.0), size)
+    assert len(beside) >= 7 and sum(abs(up) > LED_PT for _, up in beside.values()) >= 4
+    ends = {arm: (dots[arm][0] + r, dots[arm][1] + up) for arm, (r, up) in beside.items()}
+    for arm, (x, y) in ends.items():
+        left = x if beside[arm][0] > 0 else x - 50 if beside[arm][0] < 0 else x - 25
+        for other in ends.keys() - {arm}:
+            is_led = abs(beside[other][1]) > LED_PT
+            for px, py in np.linspace(dots[other], ends[other], 50 if is_led else 2):
+                assert not (left < px < left + 50 and y - half < py < y + half), (arm, other)
 
 
 def test_without_joules_the_edge_s_load_is_the_price() -> None:
