@@ -20,6 +20,7 @@ from edge_server.attention import NAME
 from edge_server.cache import num_blocks_for
 from edge_server.checkpoint import Checkpoint, CheckpointError
 from edge_server.engine import TorchEngine
+from edge_server.onednn_linear import onednn_is_faster, use_onednn
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
 DEVICES = ("auto", "cpu", "cuda")
@@ -50,6 +51,8 @@ def load_engine(
     place = resolve_device(device)
     model = checkpoint.load(resolve_dtype(dtype, place), place, NAME)
     _check_rows(model, num_ids, checkpoint)
+    if onednn_is_faster(model.dtype, place):
+        use_onednn(model)
     context_len = checkpoint.context_len
     trial = TorchEngine(
         model, num_ids=num_ids, context_len=context_len, max_blocks=4 + num_blocks_for(_TRIAL_LEN)
