@@ -17,8 +17,9 @@ from torch import Tensor
 
 from edge_server.cache import BLOCK_LEN, ZERO_BLOCK, num_blocks_for
 
-_GROUP_COST = 16_384
-"""What one more group costs, in units of one query times one key: kernels, not arithmetic."""
+_GROUP_COST, _GROUP_COST_CPU = 16_384, 1_024
+"""What one more group costs, in units of one query times one key: kernels, not arithmetic. A CPU does
+less at a time, so that padding costs it more."""
 _ROW_COST = 8
 """Fetching a key costs as much as that many queries on it."""
 
@@ -85,7 +86,8 @@ def pack(pieces: Sequence[Piece], device: torch.device) -> Packed:
     ]
     ends = np.cumsum([len(piece.token_ids) for piece in pieces])
     wanted = [np.arange(end - piece.num_rows, end) for piece, end in zip(pieces, ends, strict=True)]
-    rows = group_rows([(len(piece.token_ids), piece.end) for piece in pieces])
+    shapes = [(len(piece.token_ids), piece.end) for piece in pieces]
+    rows = group_rows(shapes, _GROUP_COST_CPU if device.type == "cpu" else _GROUP_COST)
     tokens = [_padded_queries(pieces, ends, members) for members in rows]
     tables = [_padded_tables(pieces, members) for members in rows]
     order = _order(np.concatenate([group.ravel() for group in tokens]), int(ends[-1]))
@@ -121,8 +123,11 @@ def stretch_of(tables: NDArray[np.int64]) -> tuple[int, int] | None:
     return int(tables[0, 0]), step
 
 
-def group_rows(shapes: Sequence[tuple[int, int]]) -> list[list[int]]:
-    """Indices of shapes (queries, keys), grouped so that padding costs less than more groups."""
+def group_rows(shapes: Sequence[tuple[int, int]], group_cost: int = _GROUP_COST) -> list[list[int]]:
+    """Indices of shapes (queries, keys), grouped so that padding costs less than more groups.
+
+    group_cost: of one more group, in units of one query times one key.
+    """
     groups: list[list[int]] = []
     widest = (0, 0)
     for index in sorted(range(len(shapes)), key=lambda i: shapes[i]):
@@ -130,7 +135,7 @@ def group_rows(shapes: Sequence[tuple[int, int]]) -> list[list[int]]:
         joined = (max(widest[0], shape[0]), max(widest[1], shape[1]))
         if groups:
             size = len(groups[-1])
-            apart = size * _cost(widest) + _cost(shape) + _GROUP_COST
+            apart = size * _cost(widest) + _cost(shape) + group_cost
             if (size + 1) * _cost(joined) <= apart:
                 groups[-1].append(index)
                 widest = joined

@@ -72,6 +72,12 @@ def test_a_group_costs_less_than_its_padding() -> None:
     assert len(group_rows([(1, 100), (1, 30_000)])) == 2
 
 
+def test_a_cpu_pads_less_than_a_gpu() -> None:
+    pieces = [Piece((1,) * 5, start, tuple(range(1, 21)), 5) for start in (60, 150, 600)]
+    assert len(pack(pieces, torch.device("cpu")).groups) == 3
+    assert len(group_rows([(5, piece.end) for piece in pieces])) == 1
+
+
 @given(st.lists(st.tuples(st.integers(1, 600), st.integers(1, 9000)), min_size=1, max_size=40))
 def test_every_row_is_in_exactly_one_group(shapes: list[tuple[int, int]]) -> None:
     assert sorted(i for group in group_rows(shapes) for i in group) == list(range(len(shapes)))
