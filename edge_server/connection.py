@@ -33,6 +33,10 @@ S = TypeVar("S")
 MAX_UNANSWERED = 8
 """Messages that may wait for their answer; a device sends one or two."""
 
+NEVER_WAITS_BYTES = 1 << 15
+"""Unsent bytes with which a send does not wait for the client, so that it needs no clock: asyncio holds
+up a sender from twice as many on."""
+
 HASHED_AT_ONCE = 1024
 """Tokens hashed in one go, about a millisecond: a long prompt must not hold up other sessions."""
 
@@ -268,6 +272,10 @@ class Connection(Generic[S]):
 
     async def _send(self, data: bytes) -> None:
         """ConnectionError if the client is gone or does not take the message in time."""
+        transport = self._transport
+        if transport and transport.get_write_buffer_size() + len(data) <= NEVER_WAITS_BYTES:
+            await self._socket.send_bytes(data)
+            return
         with deadline(self._transport, self._limits.send_timeout_s, self._is_slow):
             await self._socket.send_bytes(data)
 

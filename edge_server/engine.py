@@ -26,6 +26,9 @@ from edge_server.sharing import SharedBlocks
 
 S = TypeVar("S")
 
+_OFTEN_UNLIKE = 16
+"""A text differs mostly in its last tokens from what is cached: drafts that were rejected."""
+
 
 class CacheFullError(TandemError):
     """The jobs of a batch do not fit into the cache together."""
@@ -262,6 +265,9 @@ def common_prefix_len(a: Sequence[int], b: Sequence[int]) -> int:
     low, high = 0, min(len(a), len(b))
     if a[:high] == b[:high]:
         return high
+    nearly = max(0, high - _OFTEN_UNLIKE)
+    if a[:nearly] == b[:nearly]:
+        low = nearly
     while low < high:
         middle = (low + high + 1) // 2
         if a[low:middle] == b[low:middle]:

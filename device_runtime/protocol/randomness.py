@@ -79,6 +79,11 @@ def stream_uniforms(key: int, counters: NDArray[np.int64]) -> Floats:
     return (stream_bits(key, counters) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
+def stream_uniform(key: int, counter: int) -> float:
+    """The uniform at one counter: the same as by `stream_uniforms`, at a tenth of the time."""
+    return (_mix((key + (counter + 1) * GOLDEN_GAMMA) & _WORD) >> 11) * 2.0**-53
+
+
 class Coins(Protocol):
     """Independent random decisions."""
 
@@ -130,9 +135,10 @@ def keyed_coins(key: int, first: int = 0) -> UniformCoins:
 
     def source(count: int) -> Floats:
         nonlocal position
-        counters = np.arange(position, position + count)
-        position += count
-        return stream_uniforms(key, counters)
+        start, position = position, position + count
+        if count == 1:  # a coin, as most are
+            return np.array([stream_uniform(key, start)])
+        return stream_uniforms(key, np.arange(start, position))
 
     return UniformCoins(source)
 

@@ -83,7 +83,10 @@ class Reader:
         return taken
 
     def u8(self) -> int:
-        return self._take(1)[0]
+        if self._at == len(self._data):
+            self._take(1)  # says what is wrong
+        self._at += 1
+        return self._data[self._at - 1]
 
     def u32(self) -> int:
         return int.from_bytes(self._take(4), "little")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from device_runtime.protocol.grid import GRID
 from device_runtime.protocol.law import ArrayLaw
@@ -15,6 +17,7 @@ from device_runtime.protocol.randomness import (
     shared_gumbel,
     stream_bits,
     stream_key,
+    stream_uniform,
     stream_uniforms,
 )
 
@@ -53,6 +56,18 @@ def test_uniforms_are_uniform() -> None:
     counts = np.histogram(uniforms, 100, (0, 1))[0]
     assert ((counts - 1000) ** 2 / 1000).sum() < 149  # chi-square, 99 degrees, p = 0.001
     assert abs(np.corrcoef(uniforms[1:], uniforms[:-1])[0, 1]) < 0.01
+
+
+@given(st.integers(0, 2**64 - 1), st.integers(0, 2**40))
+def test_one_uniform_is_that_of_the_whole_stream(key: int, counter: int) -> None:
+    assert stream_uniform(key, counter) == stream_uniforms(key, np.array([counter]))[0]
+
+
+def test_coins_flipped_one_by_one_are_those_flipped_together() -> None:
+    one_by_one, together = keyed_coins(9), keyed_coins(9)
+    chances = np.full(64, 0.5)
+    flips = [bool(one_by_one.flip(chances[:1])[0]) for _ in chances]
+    assert flips == together.flip(chances).tolist()
 
 
 def test_gumbel_noise_has_no_ties_at_a_large_vocabulary() -> None:
