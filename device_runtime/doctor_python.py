@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from device_runtime.doctor_power import CommandRunner
 
-PACKAGES = ("numpy", "zstandard", "onnxruntime", "tokenizers", "aiohttp", "jinja2")
+PACKAGES = ("numpy", "onnxruntime", "tokenizers", "aiohttp", "jinja2")
 """What `tandem run` imports."""
 
 _TRY = (

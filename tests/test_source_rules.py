@@ -89,10 +89,10 @@ def test_the_search_lets_harmless_code_pass(source: str) -> None:
 
 
 @each(PROTOCOL)
-def test_the_protocol_leans_on_numpy_and_zstandard_alone(path: Path) -> None:
+def test_the_protocol_leans_on_numpy_alone(path: Path) -> None:
     names = [name for _, name in imported(ast.parse(path.read_text(encoding="utf-8")))]
     foreign = {name.partition(".")[0] for name in names} - sys.stdlib_module_names
-    assert foreign <= {"numpy", "zstandard", "device_runtime"}
+    assert foreign <= {"numpy", "device_runtime"}
     own = [name for name in names if name.startswith("device_runtime")]
     assert all(name.startswith("device_runtime.protocol") for name in own)
 

@@ -1,1 +1,1 @@
-"""What both ends must agree on: numpy and zstandard; no I/O, no clock, no hidden randomness."""
+"""What both ends must agree on: numpy alone; no I/O, no clock, no hidden randomness."""
