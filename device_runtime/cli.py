@@ -1,7 +1,8 @@
 """`tandem`: one command, many verbs; a verb's module is imported only when it is called.
 
 A verb's module has `add_arguments(parser)` and `run(args) -> int`. Exit codes: 0 done, 1 failed
-(one line on stderr says why), 2 wrong usage, 130 interrupted, 143 and 129 ended by SIGTERM, SIGHUP.
+(one line on stderr says why), 2 wrong usage, 130 interrupted, 143 and 129 ended by SIGTERM, SIGHUP,
+141 whoever read the output has gone (`| head`): as with SIGPIPE, nothing is said.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import importlib
 import logging
 import os
 import platform
+import select
 import signal
 import sys
 import threading
@@ -30,6 +32,7 @@ CHECKOUT_PACKAGES = ("export", "benchmarks")
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
+EXIT_NO_READER = 128 + signal.SIGPIPE
 
 
 class VerbModule(Protocol):
@@ -82,7 +85,25 @@ class CommandError(TandemError):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `tandem` with these arguments (sys.argv's without); the exit code."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        try:
+            status = _command(list(sys.argv[1:] if argv is None else argv))
+        except SystemExit:  # argparse has shown help
+            print(end="", flush=True)
+            raise
+        print(end="", flush=True)
+    except (BrokenPipeError, SystemExit) as error:
+        # rich answers a broken pipe with an exit code of its own.
+        broken = error.__context__ if isinstance(error, SystemExit) else error
+        if not isinstance(broken, BrokenPipeError):
+            raise
+        # Python flushes stdout once more at exit: give it somewhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_NO_READER
+    return status
+
+
+def _command(arguments: list[str]) -> int:
     # No option before the verb takes a value, so the first bare word is the verb.
     bare = (i for i, word in enumerate(arguments) if not word.startswith("-"))
     split = next(bare, len(arguments))
@@ -177,20 +198,26 @@ def _guarded(name: str, arguments: list[str], *, verbose: bool) -> int:
     try:
         if name not in RUN_ANYWHERE:
             _require_64_bit()
-        status = _run_verb(name, arguments, args)
-        sys.stdout.flush()
+        return _run_verb(name, arguments, args)
     except KeyboardInterrupt:
         print(f"\ntandem {name}: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except BrokenPipeError as error:
-        # Python flushes stdout once more at exit: give it somewhere to go.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _failed(error, verbose=args.verbose)
     except (TandemError, OSError) as error:
+        if isinstance(error, BrokenPipeError) and _has_no_reader():
+            raise
         return _failed(error, verbose=args.verbose)
     except ModuleNotFoundError as error:
         return _failed(_missing_module(name, error), verbose=args.verbose)
-    return status
+
+
+def _has_no_reader() -> bool:
+    """Whether standard output is a pipe that nobody reads any more; other pipes can break, too."""
+    poll = select.poll()
+    try:
+        poll.register(sys.stdout, 0)
+    except (OSError, ValueError):  # somebody has put an object without a descriptor there
+        return False
+    return bool(poll.poll(0))
 
 
 def _run_verb(name: str, arguments: list[str], args: argparse.Namespace) -> int:

@@ -231,28 +231,55 @@ except SystemExit:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_reader_that_goes_away_leaves_one_line() -> None:
-    # The made-up verb prints only when told to: by then nobody reads.
-    script = """
+def without_reader(*command: str) -> tuple[int, str]:
+    """Exit code and stderr of a command whose standard output nobody reads any more."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(
+        [sys.executable, *command],
+        stdout=writing, stderr=subprocess.PIPE, text=True, env=env, check=False, timeout=60,
+    )  # fmt: skip
+    os.close(writing)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("words", ["profiles list", "profiles --help", "--help", "--version"])
+def test_without_a_reader_a_verb_ends_as_by_sigpipe_and_says_nothing(words: str) -> None:
+    assert without_reader("-m", "device_runtime", *words.split()) == (141, "")
+
+
+VERB_OF = """
 import sys, types
 module = types.ModuleType("hw_profiles.cli")
 module.add_arguments = lambda parser: None
-module.run = lambda args: print(sys.stdin.readline()) or 0
+module.run = lambda args: {}
 sys.modules["hw_profiles.cli"] = module
 from device_runtime.cli import main
 sys.exit(main(["profiles"]))
 """
-    pipe = subprocess.PIPE
-    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    with subprocess.Popen(
-        [sys.executable, "-c", script], stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=env
-    ) as process:
-        assert process.stdout is not None
-        process.stdout.close()
-        process.stdout = None
-        _, shown = process.communicate("go\n", timeout=60)
-    assert shown == "tandem: [Errno 32] Broken pipe\n"
-    assert process.returncode == cli.EXIT_FAILURE
+
+
+@pytest.mark.parametrize(
+    "printing",
+    ["print(flush=True)", "__import__('rich.console').console.Console().print(1)"],
+    ids=["flushed", "by rich"],
+)
+def test_it_does_not_matter_how_a_verb_prints(printing: str) -> None:
+    assert without_reader("-c", VERB_OF.format(printing)) == (141, "")
+
+
+def test_a_broken_pipe_that_is_not_the_output_is_an_error() -> None:
+    breaking = "(_ for _ in ()).throw(BrokenPipeError(32, 'Broken pipe'))"
+    command = [sys.executable, "-c", VERB_OF.format(breaking)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (1, "tandem: [Errno 32] Broken pipe\n")
+
+
+def test_a_verb_may_run_without_a_standard_output() -> None:
+    command = f"exec {sys.executable} -m device_runtime profiles list >&-"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_the_module_is_the_command() -> None:
