@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 
 import numpy as np
 
@@ -42,7 +42,7 @@ async def write_until_back(
     At the end the session holds them, and a `begin_again` tells the edge of them. It names the round
     whose verdict never came again, at later positions: the draws that it is judged with are new.
     """
-    session = link.session
+    session, num_ids = link.session, link.session.shared.num_ids
     # The last token runs again: its row may be gone.
     drafter.truncate(min(drafter.num_tokens, len(session.tokens) - 1))
     # The session must not change while the link may be restating it, so the tokens wait here.
@@ -52,25 +52,24 @@ async def write_until_back(
         while transcript.finish_reason is None and not _found(search):
             text = [*session.tokens.ids, *own]
             token_id = await asyncio.to_thread(
-                own_token,
-                drafter,
-                text,
-                session.boundary,
-                generation,
-                session.shared.num_ids,
-                coins,
+                own_token, drafter, text, session.boundary, generation, num_ids, coins
             )
             own.append(token_id)
             counts.unverified += 1
-            for piece in transcript.add([Committed(token_id, Origin.UNVERIFIED)]):
+            is_full = len(text) + 1 >= session.facts.context_len
+            for piece in _pieces(token_id, transcript, is_full=is_full):
                 yield piece
-            if len(text) + 1 >= session.facts.context_len and transcript.finish_reason is None:
-                for piece in transcript.out_of_context():
-                    yield piece
     finally:
         search.cancel()
         await asyncio.gather(search, return_exceptions=True)
         session.append(own)
+
+
+def _pieces(token_id: int, transcript: Transcript, *, is_full: bool) -> Iterator[Piece]:
+    """What an own token shows; with a full context it is the answer's last."""
+    yield from transcript.add([Committed(token_id, Origin.UNVERIFIED)])
+    if is_full and transcript.finish_reason is None:
+        yield from transcript.out_of_context()
 
 
 def own_token(
