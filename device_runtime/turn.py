@@ -133,7 +133,7 @@ class Turn:
     def draft_block(self, gamma: int) -> None:
         """Draft up to gamma tokens; it only reads the session, which may be restated meanwhile."""
         session = self._session
-        room = session.facts.context_len - len(session.tokens)
+        room = session.facts.context_len - len(session.tokens) - 1  # one is for what follows
         gamma = min(gamma, session.facts.max_gamma, room)
         self._block, self._laws = [], []
         for _ in range(gamma):

@@ -293,7 +293,20 @@ async def test_a_prompt_that_does_not_fit_is_refused_before_anything_is_done(
         session = a_session()
     assert drafter.num_run == 0
     outcome = await write(Faults(), begin(), prompt=fitting[: context_len - 1], **who)
-    assert len(outcome.tokens) in (1, 2)  # a bonus may stand behind the last place of the context
+    assert len(outcome.tokens) == 1
+
+
+@pytest.mark.parametrize("gamma", [0, 1, 3, 8])
+async def test_every_arm_ends_where_the_context_ends(gamma: int) -> None:
+    """Greedy, so the texts are the same, however many places the last blocks found."""
+    greedy = begin("dssd-thinned", temperature=0.0)
+    for num_left in range(1, 10):
+        prompt = (PROMPT * 171)[: 512 - num_left]
+        alone = await write(Faults(), greedy, edge_only=True, prompt=prompt)
+        split = await write(Faults(), greedy, gamma, prompt=prompt)
+        assert len(alone.tokens) == num_left and split.tokens == alone.tokens
+        assert split.text == alone.text
+        assert split.transcript.finish_reason is alone.transcript.finish_reason
 
 
 async def test_an_edge_that_stays_away_is_given_up_after_the_patience() -> None:
