@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from aiohttp import web
 
+from device_runtime.cli import end_with_stdin
 from device_runtime.protocol.edge_states import Job, Rows
 from device_runtime.protocol.judging import DraftedRows
 from device_runtime.protocol.law import Law
@@ -141,10 +142,11 @@ async def _serve(app: web.Application, summary: dict[str, object]) -> None:
 
 
 def main() -> None:
-    """Serve until killed; settings as one JSON object."""
+    """Serve until killed, or until standard input ends; settings as one JSON object."""
     parser = argparse.ArgumentParser(description="the edge that is measured")
     parser.add_argument("settings", help="fields of EdgeConfig as JSON")
     config = EdgeConfig(**json.loads(parser.parse_args().settings))
+    end_with_stdin()
     asyncio.run(_serve(*probed(config)))
 
 

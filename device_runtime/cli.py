@@ -118,7 +118,7 @@ def _command(arguments: list[str]) -> int:
         hint = f"did you mean {close[0]!r}?" if close else "see tandem --help"
         parser.error(f"there is no verb {name!r}; {hint}")
     if top.until_eof:
-        threading.Thread(target=_end_with_stdin, daemon=True).start()
+        end_with_stdin()
     with _signals_raise():
         return _guarded(name, arguments[split + 1 :], verbose=top.verbose)
 
@@ -161,11 +161,15 @@ class _ShowVersion(argparse.Action):
         parser.exit()
 
 
-def _end_with_stdin() -> None:
-    """Wait for the end of standard input, and then ask this process to end."""
-    while os.read(sys.stdin.fileno(), 4096):
-        pass
-    os.kill(os.getpid(), signal.SIGTERM)
+def end_with_stdin() -> None:
+    """From now on SIGTERM comes with the end of standard input: so does the end of a parent show."""
+
+    def wait() -> None:
+        while os.read(sys.stdin.fileno(), 4096):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 @contextmanager

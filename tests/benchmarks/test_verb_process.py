@@ -5,13 +5,12 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from benchmarks.verb_process import VerbFailedError, VerbProcess
-from tests.ports import is_open
+from tests.ports import is_open, wait_until_closed
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,10 +43,7 @@ def test_it_ends_with_its_parent(number: signal.Signals, started: str) -> None:
         assert is_open(port)
         parent.send_signal(number)
         parent.wait(20)
-    deadline_s = time.monotonic() + 20
-    while is_open(port):
-        assert time.monotonic() < deadline_s, "the port is still open"
-        time.sleep(0.02)
+    wait_until_closed(port)
 
 
 def test_it_ends_with_its_block() -> None:
