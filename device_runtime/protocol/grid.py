@@ -8,6 +8,7 @@ both ends agree exactly on every machine: no exp2, no log2. Neighbours differ by
 
 from __future__ import annotations
 
+import math
 import struct
 from dataclasses import dataclass
 
@@ -56,10 +57,9 @@ class Grid:
         bits: int = _AS_INTEGER(_AS_DOUBLE(value))[0]
         return max(0, (bits >> (_MANTISSA_BITS - self.mantissa_bits)) - self._offset)
 
-    def ceil(self, values: Floats) -> Indices:
-        """Index of the smallest level ≥ each value in [0, 1]."""
-        below = self.floor(values)
-        return np.where(self.level(below) < values, below + 1, below)
+    def ceil_of(self, value: float) -> int:
+        """Index of the smallest level ≥ a value in [0, 1]: the one after the largest below it."""
+        return self.floor_of(math.nextafter(value, 0.0)) + 1 if value else 0
 
     def level(self, indices: Indices) -> Floats:
         """The doubles at the indices."""

@@ -122,7 +122,7 @@ class UniformCoins:
 
     def scaled(self, value: float, grid: Grid) -> int:
         # 1 − u is in (0, 1]: u · value = 0 would be accepted even where p is 0.
-        return int(grid.ceil((1.0 - self._source(1)) * value)[0])
+        return grid.ceil_of((1.0 - float(self._source(1)[0])) * value)
 
 
 Streams = Callable[[Purpose, int], Coins]

@@ -44,8 +44,7 @@ class RoundedUpInTheTest(DssdPacked):
     """The test takes p rounded up, the residual p rounded down."""
 
     def accepts(self, p: Law, drafted: Drafted, place: Place, streams: Streams) -> bool:
-        ceil = self.grid.ceil(np.array([prob_of(p, drafted.token_id)]))[0]
-        return bool(drafted.evidence <= ceil)
+        return bool(drafted.evidence <= self.grid.ceil_of(prob_of(p, drafted.token_id)))
 
 
 class JudgedOnAFinerRow(DssdPacked):

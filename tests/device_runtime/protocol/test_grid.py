@@ -27,13 +27,14 @@ def test_the_levels_ascend_from_0_to_1(grid: Grid) -> None:
 def test_a_level_is_its_own_floor_and_ceiling(grid: Grid) -> None:
     index = np.arange(grid.num_levels)
     assert (grid.floor(grid.level(index)) == index).all()
-    assert (grid.ceil(grid.level(index)) == index).all()
+    assert [grid.ceil_of(level) for level in grid.level(index).tolist()] == index.tolist()
 
 
 @any_grid
 @given(st.floats(0, 1))
 def test_rounding_brackets_the_value_by_neighbours(grid: Grid, value: float) -> None:
-    values = np.array([value])
-    below, above = grid.floor(values), grid.ceil(values)
-    assert grid.level(below)[0] <= value <= grid.level(above)[0]
-    assert above[0] - below[0] == (grid.level(below)[0] != value)
+    below, above = grid.floor_of(value), grid.ceil_of(value)
+    assert grid.floor(np.array([value])).tolist() == [below]
+    lower, upper = grid.level(np.array([below, above])).tolist()
+    assert lower <= value <= upper
+    assert above - below == (lower != value)
