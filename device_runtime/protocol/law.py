@@ -48,16 +48,17 @@ class ArrayLaw:
 
         The law keeps the arrays that it is given: the caller must not write to them any more.
         """
-        self._mass = float(weights.sum())
+        self._block_cdf = _block_cdf(weights)
+        self._mass = float(self._block_cdf[-1])
         # A positive weight can be so small that its probability is 0.
         if float(weights.min()) / self._mass == 0:
             positive = np.flatnonzero(weights / self._mass)
             ids, weights = ids[positive], weights[positive]
+            self._block_cdf = _block_cdf(weights)
         self.ids = ids
         self._weights = weights
         self._probs: Floats | None = None
         self._cdf: Floats | None = None
-        self._block_cdf: Floats | None = None
 
     @classmethod
     def dense(cls, weights: Floats) -> ArrayLaw:
@@ -94,34 +95,44 @@ class ArrayLaw:
         at = int(self.ids.searchsorted(token_id))
         if at == len(self.ids) or self.ids[at] != token_id:
             return 0.0
-        return float(self._weights[at] / self._mass)
+        return float(self._weights[at]) / self._mass
 
     def draw(self, uniforms: Floats) -> Ids:
+        # Scaled by the last sum, so that rounding cannot push a draw past the end.
         if self._cdf is None and len(uniforms) < len(self.ids) // 1024:
-            at = self._positions_by_block(uniforms)
+            goals = uniforms * self._block_cdf[-1]
+            at = np.array([self._position(goal) for goal in goals.tolist()], np.int64)
         else:
             if self._cdf is None:
                 self._cdf = np.cumsum(self._weights)
-            # Scaled by the last sum, so that rounding cannot push a draw past the end.
             at = np.searchsorted(self._cdf, uniforms * self._cdf[-1], side="right")
         return self.ids[np.minimum(at, len(self.ids) - 1)]
 
-    def _positions_by_block(self, uniforms: Floats) -> Ids:
+    def _position(self, goal: float) -> int:
         """The same search in two steps: a few draws do not pay for the sums of all ids."""
-        if self._block_cdf is None:
-            starts = np.arange(0, len(self._weights), _BLOCK)
-            self._block_cdf = np.cumsum(np.add.reduceat(self._weights, starts))
-        goals = uniforms * self._block_cdf[-1]
-        blocks = np.searchsorted(self._block_cdf, goals, side="right")
-        rest = goals - np.where(blocks > 0, self._block_cdf[blocks - 1], 0.0)
-        at = (blocks * _BLOCK)[:, None] + np.arange(_BLOCK)  # (n, _BLOCK)
-        sums = np.cumsum(self._weights.take(at, mode="clip"), axis=1)
+        block = int(self._block_cdf.searchsorted(goal, side="right"))
+        first = block * _BLOCK
+        rest = goal - float(self._block_cdf[block - 1]) if block else goal
+        sums = self._weights[first : first + _BLOCK].cumsum()
         # Rounding may give one position too many: the next id has positive probability too.
-        positions: Ids = blocks * _BLOCK + (sums <= rest[:, None]).sum(axis=1)
-        return positions
+        return first + int(sums.searchsorted(rest, side="right"))
 
     def support(self) -> Ids:
         return self.ids
+
+
+def _block_cdf(weights: Floats) -> Floats:
+    """Sums (blocks,) of all weights up to the end of each block: one pass, and the last is the mass."""
+    cdf: Floats = np.add.reduceat(weights, _starts(len(weights))).cumsum()
+    return cdf
+
+
+@lru_cache(maxsize=8)
+def _starts(num_ids: int) -> Ids:
+    """Where the blocks begin; one read-only array for all laws of a size."""
+    starts = np.arange(0, num_ids, _BLOCK)
+    starts.setflags(write=False)
+    return starts
 
 
 @lru_cache(maxsize=8)

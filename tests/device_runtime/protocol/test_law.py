@@ -87,6 +87,7 @@ def test_a_few_draws_by_block_cover_every_id_in_turn() -> None:
     drawn = [int(law.draw(middles[i : i + 1])[0]) for i in range(len(middles))]
     np.testing.assert_array_equal(np.array(drawn)[clear], law.ids[clear])
     assert set(drawn) <= set(law.ids.tolist())
+    assert law.draw(np.empty(0)).tolist() == []
 
 
 @every_kind
