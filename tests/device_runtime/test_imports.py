@@ -48,7 +48,9 @@ print("device_runtime.onnx_drafter" in names and "device_runtime.protocol.wire" 
 def test_the_protocol_needs_no_more_than_numpy() -> None:
     run("""
 import importlib, pkgutil, sys
-for outside in ("zstandard", "onnxruntime", "tokenizers", "aiohttp", "jinja2", "rich", "torch", "transformers"):
+for outside in (
+    "onnxruntime", "tokenizers", "aiohttp", "jinja2", "rich", "torch", "transformers", "zstandard"
+):
     sys.modules[outside] = None
 import device_runtime.protocol as protocol
 for module in pkgutil.walk_packages(protocol.__path__, "device_runtime.protocol."):

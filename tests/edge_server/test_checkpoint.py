@@ -40,7 +40,7 @@ def load(folder: Path, **more: Any) -> TorchEngine:
     settings: dict[str, Any] = {
         "num_ids": NUM_TOKENS,
         "device": "cpu",
-        "dtype": "float32",
+        "dtype": "float64",
         "cache_bytes": 1 << 22,
     }
     return load_engine(Checkpoint.open(folder), **(settings | more))
