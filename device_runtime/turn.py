@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 import numpy as np
+from numpy.typing import NDArray
 
 from device_runtime.drafter import Drafter
 from device_runtime.protocol.device_session import Answer, DeviceSession, Generation
-from device_runtime.protocol.law import Floats, Law
+from device_runtime.protocol.law import Law
 from device_runtime.protocol.randomness import Coins
 from device_runtime.protocol.sampling import Logits, to_law
 from device_runtime.protocol.schemes.base import Ask, Drafted, Place
@@ -118,7 +119,7 @@ class Turn:
         self._num_draws = num_draws or self._draw_count
         self._block: list[Drafted] = []
         self._laws: list[Law] = []
-        self._rooms: list[Floats] = []
+        self._rooms: list[NDArray[np.float32]] = []
         """Where the weights of the block's laws lie, one room a drafted token, block after block."""
         self._ask = Ask()
         self._requests = 0
@@ -172,7 +173,7 @@ class Turn:
             generated = [*session.tokens.ids[session.boundary :], *drafted]
         num_ids = session.shared.num_ids
         if len(self._rooms) == len(self._block):
-            self._rooms.append(np.empty(num_ids))
+            self._rooms.append(np.empty(num_ids, np.float32))
         return to_law(logits, sampling, generated, num_ids, self._rooms[len(self._block)])
 
     def receive(self, data: bytes) -> TurnStep:

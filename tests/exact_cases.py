@@ -105,7 +105,8 @@ def laws_of(weights: tuple[Sequence[float], Sequence[float]]) -> tuple[ArrayLaw,
 def sampled_cases(part: int) -> Iterator[tuple[str, ArrayLaw, ArrayLaw, int]]:
     """(description, p, q, ids): degenerate laws as logits, through combinations of parameters.
 
-    Over all parts: each case with each combination. A part has every case and every combination.
+    q as a device makes it, in single precision. Over all parts: each case with each combination. A
+    part has every case and every combination.
     """
     shuffled = random.Random(0).sample(SAMPLINGS, len(SAMPLINGS))
     for number, (case, weights) in enumerate(DEGENERATE.items()):
@@ -113,5 +114,6 @@ def sampled_cases(part: int) -> Iterator[tuple[str, ArrayLaw, ArrayLaw, int]]:
             logits = [np.log(np.array(side, float)) for side in weights]
         num_ids = len(logits[0])
         for sampling in shuffled[(number + part) % NUM_PARTS :: NUM_PARTS]:
-            p, q = (to_law(row, sampling, [0, 2, 2]) for row in logits)
+            p = to_law(logits[0], sampling, [0, 2, 2])
+            q = to_law(logits[1], sampling, [0, 2, 2], room=np.empty(num_ids, np.float32))
             yield f"{case}, {sampling}", p, q, num_ids

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 Ids = NDArray[np.int64]
 Floats = NDArray[np.float64]
+Weights = NDArray[np.float32] | NDArray[np.float64]
+"""What a law is made of. Single precision takes half the memory; sums of it are double."""
 
 _BLOCK = 64
 
@@ -39,11 +41,14 @@ class ArrayLaw:
 
     Both arrays are read only. A law over all ids of a vocabulary costs no search: the position of
     an id is a difference. What only some callers need (`probs`, the CDF) is computed when asked.
+
+    Weights of single precision are taken as they are: sums and probabilities are double all the same,
+    so that what is drawn, judged and subtracted is one law.
     """
 
     __slots__ = ("_block_cdf", "_cdf", "_mass", "_probs", "_weights", "ids")
 
-    def __init__(self, ids: Ids, weights: Floats) -> None:
+    def __init__(self, ids: Ids, weights: Weights) -> None:
         """weights (n,) ≥ 0, not all 0; they are normalised and zeros are dropped.
 
         The law keeps the arrays that it is given: the caller must not write to them any more.
@@ -52,7 +57,7 @@ class ArrayLaw:
         self._mass = float(self._block_cdf[-1])
         # A positive weight can be so small that its probability is 0.
         if float(weights.min()) / self._mass == 0:
-            positive = np.flatnonzero(weights / self._mass)
+            positive = np.flatnonzero(_over(weights, self._mass))
             ids, weights = ids[positive], weights[positive]
             self._block_cdf = _block_cdf(weights)
         self.ids = ids
@@ -61,7 +66,7 @@ class ArrayLaw:
         self._cdf: Floats | None = None
 
     @classmethod
-    def dense(cls, weights: Floats) -> ArrayLaw:
+    def dense(cls, weights: Weights) -> ArrayLaw:
         """weights (vocab,): one per id from 0."""
         return cls(all_ids(len(weights)), weights)
 
@@ -74,7 +79,7 @@ class ArrayLaw:
     def probs(self) -> Floats:
         """The probabilities (n,) of `ids`."""
         if self._probs is None:
-            self._probs = self._weights / self._mass
+            self._probs = _over(self._weights, self._mass)
             self._probs.setflags(write=False)
         return self._probs
 
@@ -88,7 +93,7 @@ class ArrayLaw:
         else:
             at = np.searchsorted(self.ids, ids)
             known = self.ids.take(at, mode="clip") == ids
-        return np.where(known, self._weights.take(at, mode="clip") / self._mass, 0.0)
+        return np.where(known, _over(self._weights.take(at, mode="clip"), self._mass), 0.0)
 
     def prob_of(self, token_id: int) -> float:
         """Probability of one id: the same double as by `prob`, at a tenth of the time."""
@@ -104,7 +109,7 @@ class ArrayLaw:
             at = np.array([self._position(goal) for goal in goals.tolist()], np.int64)
         else:
             if self._cdf is None:
-                self._cdf = np.cumsum(self._weights)
+                self._cdf = np.cumsum(self._weights, dtype=np.float64)
             at = np.searchsorted(self._cdf, uniforms * self._cdf[-1], side="right")
         return self.ids[np.minimum(at, len(self.ids) - 1)]
 
@@ -113,7 +118,7 @@ class ArrayLaw:
         block = int(self._block_cdf.searchsorted(goal, side="right"))
         first = block * _BLOCK
         rest = goal - float(self._block_cdf[block - 1]) if block else goal
-        sums = self._weights[first : first + _BLOCK].cumsum()
+        sums = self._weights[first : first + _BLOCK].cumsum(dtype=np.float64)
         # Rounding may give one position too many: the next id has positive probability too.
         return first + int(sums.searchsorted(rest, side="right"))
 
@@ -121,9 +126,15 @@ class ArrayLaw:
         return self.ids
 
 
-def _block_cdf(weights: Floats) -> Floats:
+def _over(weights: Weights, mass: float) -> Floats:
+    """weights (n,) / mass, in double precision whatever they are of."""
+    probs: Floats = np.divide(weights, mass, dtype=np.float64)
+    return probs
+
+
+def _block_cdf(weights: Weights) -> Floats:
     """Sums (blocks,) of all weights up to the end of each block: one pass, and the last is the mass."""
-    cdf: Floats = np.add.reduceat(weights, _starts(len(weights))).cumsum()
+    cdf: Floats = np.add.reduceat(weights, _starts(len(weights)), dtype=np.float64).cumsum()
     return cdf
 
 

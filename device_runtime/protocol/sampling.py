@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from device_runtime.protocol.errors import ConfigError, TandemError
-from device_runtime.protocol.law import ArrayLaw, Floats, Ids, all_ids
+from device_runtime.protocol.law import ArrayLaw, Ids, Weights, all_ids
 from device_runtime.protocol.penalties import adjusted, adjustments
 from device_runtime.protocol.truncation import below_kth_largest, heaviest, nucleus
 
@@ -96,7 +96,7 @@ def to_law(
     sampling: Sampling,
     generated: Sequence[int],
     num_ids: int | None = None,
-    room: Floats | None = None,
+    room: Weights | None = None,
 ) -> ArrayLaw:
     """The law of the next token from logits (vocab,) and the tokens generated before it.
 
@@ -104,7 +104,8 @@ def to_law(
     cannot come. Raises LogitsError if no law follows.
 
     room (num_ids,): where the weights of a law over all ids may lie, so that none are allocated. The
-    law is then good until the room is used again.
+    law is then good until the room is used again. A room of single precision is half the memory and
+    makes the exponential cheaper; the law then differs by rounding, as a drafter's may.
     """
     row = _penalised(logits[:num_ids], sampling, generated)
     top = int(row.argmax())  # the first of equals, or the first NaN
@@ -151,13 +152,13 @@ def _candidates(row: Logits, best: float, sampling: Sampling) -> Ids:
     return np.flatnonzero(row >= floor)
 
 
-def _weights(values: Logits, best: float, temperature: float, room: Floats | None) -> Floats:
+def _weights(values: Logits, best: float, temperature: float, room: Weights | None) -> Weights:
     """exp((logit − best) / temperature) (n,), at most 1; in `room` where it has that size."""
     # In place: at 50,000 ids, fresh memory for every step would cost more than the arithmetic.
     weights = np.empty(len(values)) if room is None or len(room) != len(values) else room
-    weights[:] = values
     with np.errstate(over="ignore"):  # towards -inf, which is right
-        weights -= best
+        np.subtract(values, best, out=weights, dtype=np.result_type(values, weights))
         if temperature != 1:
-            weights /= temperature
+            # A divisor that single precision rounds to 0 would leave nothing of the best logit.
+            weights /= max(temperature, float(np.finfo(weights.dtype).tiny))
     return np.exp(weights, out=weights)

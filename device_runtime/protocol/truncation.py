@@ -9,28 +9,28 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from device_runtime.protocol.law import Floats, Ids
+from device_runtime.protocol.law import Floats, Ids, Weights
 
 _SMALL = 64
 _BLOCK = 64
 
 
-def heaviest(weights: Floats, count: int) -> Ids:
+def heaviest(weights: Weights, count: int) -> Ids:
     """Positions, ascending, of the first `count` in the order; 0 < count < n."""
     threshold = np.partition(weights, len(weights) - count)[len(weights) - count]
     return _first(weights, float(threshold), count)
 
 
-def nucleus(weights: Floats, share: float) -> Ids:
+def nucleus(weights: Weights, share: float) -> Ids:
     """Positions, ascending, of the fewest first in the order whose sum reaches share · total."""
-    total = float(weights.sum())
+    total = float(weights.sum(dtype=np.float64))
     goal = share * total
     # What is lighter than `bound` weighs at most (1 − share) · total in all, so it can go. Most
     # laws are so peaked that far more can.
     bound = (1 - share) * total / len(weights)
     for factor in (16.0, 4.0, 0.5, 0.0):
         candidates = np.flatnonzero(weights >= factor * bound)
-        heavy = weights.take(candidates)
+        heavy = weights.take(candidates).astype(np.float64, copy=False)  # for the sums
         if heavy.sum() >= goal:
             break
     return candidates.take(_first(heavy, *_reach(heavy, goal)))
@@ -55,7 +55,7 @@ def _reach(weights: Floats, goal: float) -> tuple[float, int]:
     return float(falling[last]), count + last + 1
 
 
-def _first(weights: Floats, threshold: float, count: int) -> Ids:
+def _first(weights: Weights, threshold: float, count: int) -> Ids:
     """Positions of the first `count` in the order, the last of which weighs `threshold`."""
     kept = weights > threshold
     num_equal = count - int(np.count_nonzero(kept))

@@ -224,7 +224,11 @@ def test_the_laws_of_a_block_lie_in_rooms_of_their_own_that_the_next_block_uses_
     turn.draft(4)
     first = [law._weights for law in turn._laws if isinstance(law, ArrayLaw)]
     assert len(first) == 4
-    wanted = [to_law(row, PLAIN, ()).probs for row in _drafted_rows(turn, drafter)]
+    assert {weights.dtype for weights in first} == {np.dtype(np.float32)}
+    wanted = [
+        to_law(row, PLAIN, (), room=np.empty(400, np.float32)).probs
+        for row in _drafted_rows(turn, drafter)
+    ]
     for law, probs in zip(turn._laws, wanted, strict=True):
         np.testing.assert_array_equal(law.prob(np.arange(400)), probs)
     drafter.truncate(len(PROMPT) - 1)

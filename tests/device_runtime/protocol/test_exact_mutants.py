@@ -123,6 +123,14 @@ class UnwarpedDraft(DssdThinned):
         return Drafted(token_id, coins.scaled(prob_of(q, token_id), self.grid))
 
 
+class SettledInSinglePrecision(DssdThinned):
+    """Drafts from q and tests it; takes away what is left of q in single precision."""
+
+    def settle(self, q: Law, drafted: Drafted, rejection: Any, coins: Coins) -> int | None:
+        rounded = ArrayLaw(q.support(), q.prob(q.support()).astype(np.float32))
+        return super().settle(rounded, drafted, rejection, coins)
+
+
 class DraftedBeforeRounding(KnownDraft):
     """Drafts from q and sends q̂."""
 
@@ -191,6 +199,15 @@ def test_the_check_fails_when(name: str) -> None:
     wrong, right = (deviation(scheme, p, q, 2, num_draws, patience) for scheme in MUTANTS[name])
     assert right < 1e-12
     assert wrong > 1e-3
+
+
+def test_the_check_fails_where_q_is_of_another_precision_when_it_is_subtracted() -> None:
+    p = ArrayLaw.dense(np.array([0.3, 0.7]))
+    as_drafted = ArrayLaw.dense(np.array([0.7, 0.3], np.float32))
+    in_double = ArrayLaw.dense(np.array([0.7, 0.3]))
+    assert deviation(SettledInSinglePrecision(COARSE), p, in_double, 2) > 1e-9
+    assert deviation(DssdThinned(COARSE), p, in_double, 2) < 1e-12
+    assert deviation(DssdThinned(COARSE), p, as_drafted, 2) < 1e-12
 
 
 ONLY_ON_DEGENERATE_LAWS: dict[str, Scheme] = {
