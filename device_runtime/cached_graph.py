@@ -126,8 +126,8 @@ class _TokenIo:
         self._session = session
         self._binding = session.io_binding()
         self._manifest = manifest
-        self._ones = _Buffer(np.ones(max_len, np.int64))
-        self._positions = _Buffer(np.arange(max_len, dtype=np.int64))
+        self._ones = np.ones((1, max_len), np.int64)
+        self._positions = np.arange(max_len, dtype=np.int64)[None]
         self._kept = self._new_block(_KEPT_ROWS)
         self._bind_block(_KEPT_ROWS)
 
@@ -147,24 +147,24 @@ class _TokenIo:
         manifest = self._manifest
         if self.on_gpu:
             self.bind_input(manifest.input_ids_name, self._ids, (1, num_tokens))
+        end = num_past + num_tokens
         if manifest.attention_mask_name is not None:
-            shape = (1, num_past + num_tokens)
-            self.bind_input(manifest.attention_mask_name, self._ones, shape)
+            self._bind_constant(manifest.attention_mask_name, self._ones[:, :end])
         if manifest.position_ids_name is not None:
-            shape = (1, num_tokens)
-            self.bind_input(manifest.position_ids_name, self._positions, shape, num_past)
+            self._bind_constant(manifest.position_ids_name, self._positions[:, num_past:end])
         self._session.run_with_iobinding(self._binding)
         if self.on_gpu:
             self._binding.synchronize_outputs()
         row: NDArray[np.float32] = self._rows.array[num_tokens - 1].astype(np.float32, copy=False)
         return row
 
-    def bind_input(
-        self, name: str, buffer: _Buffer, shape: tuple[int, ...], first: int = 0
-    ) -> None:
-        """Bind a stretch of a buffer that the caller keeps until after the run."""
-        pointer = buffer.pointer + first * buffer.array.itemsize
-        self._binding.bind_input(name, buffer.device, 0, buffer.dtype, shape, pointer)
+    def bind_input(self, name: str, buffer: _Buffer, shape: tuple[int, ...]) -> None:
+        """Bind the start of a buffer that the caller keeps until after the run."""
+        self._binding.bind_input(name, buffer.device, 0, buffer.dtype, shape, buffer.pointer)
+
+    def _bind_constant(self, name: str, array: NDArray[np.int64]) -> None:
+        """Bind an array that nobody writes to: quicker than an address, and it may be copied."""
+        self._binding.bind_cpu_input(name, array)
 
     def bind_output(self, name: str, buffer: _Buffer, shape: tuple[int, ...]) -> None:
         """Bind the start of a buffer that the caller keeps until after the run."""

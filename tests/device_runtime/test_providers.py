@@ -209,6 +209,10 @@ class Gpu:
             content = np.frombuffer(bytes(raw), dtype).reshape(shape)
         self.bound.setdefault(name, []).append((device, pointer, content))
 
+    def bind_cpu_input(self, name: str, array: NDArray[Any]) -> None:
+        assert array.flags.c_contiguous
+        self.bound.setdefault(name, []).append(("cpu", array.ctypes.data, array.copy()))
+
     def bind_output(
         self, name: str, device: str, number: int, dtype: Any, shape: tuple[int, ...], pointer: int
     ) -> None:
@@ -318,13 +322,14 @@ def test_on_a_cpu_ids_are_bound_once_for_drafted_tokens(
 ) -> None:
     """Binding by address: what is written later is seen by the run. One token binds the mask only."""
     bound: list[str] = []
-    bind = cached_graph._TokenIo.bind_input
+    for way in ("bind_input", "_bind_constant"):
+        bind = getattr(cached_graph._TokenIo, way)
 
-    def watched(io: Any, name: str, *rest: Any) -> None:
-        bound.append(name)
-        bind(io, name, *rest)
+        def watched(io: Any, name: str, *rest: Any, bind: Any = bind) -> None:
+            bound.append(name)
+            bind(io, name, *rest)
 
-    monkeypatch.setattr(cached_graph._TokenIo, "bind_input", watched)
+        monkeypatch.setattr(cached_graph._TokenIo, way, watched)
     graph = open_graph(Bundle.open(make_bundle(tmp_path)), RuntimeSettings(num_threads=1), MAX_LEN)
     graph.run(np.arange(4), 0)
     graph.run(np.arange(1), 4)
