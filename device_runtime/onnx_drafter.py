@@ -56,10 +56,11 @@ class OnnxDrafter:
     def append(self, token_ids: NDArray[np.int64]) -> NDArray[np.float32]:
         if token_ids.ndim != 1 or len(token_ids) == 0:
             raise ValueError(f"append takes one or more ids (n,), got shape {token_ids.shape}")
-        if token_ids.min() < 0:
-            raise LocalError(ErrorCode.BAD_TOKEN_ID, f"{token_ids.min()}")
+        ids = token_ids.tolist()  # plain integers: faster than numpy for the usual one
+        if min(ids) < 0:
+            raise LocalError(ErrorCode.BAD_TOKEN_ID, f"{min(ids)}")
         num_before = len(self._ids)
-        self._ids.extend(token_ids.tolist())
+        self._ids.extend(ids)
         try:
             return self._run_new()
         except BaseException:
@@ -70,10 +71,10 @@ class OnnxDrafter:
         """Run every token that is not in the cache yet; logits of the last one."""
         self._move_window()
         for first in range(self._start + self._num_cached, len(self._ids), self._prefill_chunk):
-            chunk = np.array(self._ids[first : first + self._prefill_chunk], np.int64)
+            chunk = self._ids[first : first + self._prefill_chunk]
             # An id that only the LLM knows becomes id 0 here: the draft is worse, the text is not.
-            known = np.where(chunk < self._vocab_size, chunk, 0)
-            row = self._graph.run(known, self._num_cached)
+            known = [token_id if token_id < self._vocab_size else 0 for token_id in chunk]
+            row = self._graph.run(np.array(known, np.int64), self._num_cached)
             self._num_cached += len(chunk)
         return row
 
