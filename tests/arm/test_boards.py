@@ -31,6 +31,7 @@ DEVICE_TESTS = (
     "protocol/test_padding.py",
     "protocol/test_randomness.py",
     "protocol/test_sampling.py",
+    "protocol/test_single_precision.py",
     "protocol/test_tokens.py",
     "protocol/test_vocabulary.py",
     "protocol/test_wire.py",
