@@ -49,8 +49,8 @@ class Attention:
 class Mlp:
     """down(activation(gate(x)) × up(x))."""
 
-    gate: Linear
-    up: Linear
+    gate_up: Linear
+    """The outputs of gate, and below them as many of up."""
     down: Linear
     activation: str
     """`silu`, `gelu` or `gelu_tanh`."""

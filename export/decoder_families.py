@@ -110,10 +110,10 @@ def _attention(attention: Any, config: Any) -> Attention:
 def _mlp(mlp: Any, config: Any) -> Mlp:
     name = getattr(config, "hidden_activation", None) or config.hidden_act
     if hasattr(mlp, "gate_up_proj"):
-        gate, up = (Linear(half) for half in np.split(_array(mlp.gate_up_proj.weight), 2))
+        gate_up = _linear(mlp.gate_up_proj)
     else:
-        gate, up = _linear(mlp.gate_proj), _linear(mlp.up_proj)
-    return Mlp(gate, up, _linear(mlp.down_proj), _ACTIVATIONS[name])
+        gate_up = _stack([mlp.gate_proj, mlp.up_proj])
+    return Mlp(gate_up, _linear(mlp.down_proj), _ACTIVATIONS[name])
 
 
 def _norm(norm: Any, config: Any) -> Norm:
@@ -142,7 +142,7 @@ def _stack(linears: list[Any]) -> Linear:
     biases = [_bias(linear) for linear in linears]
     present = [bias for bias in biases if bias is not None]
     if present and len(present) != len(biases):
-        raise ValueError("queries, keys and values must all have a bias, or none of them")
+        raise ValueError("matrices of one product must all have a bias, or none of them")
     return Linear(weight, np.concatenate(present) if present else None)
 
 

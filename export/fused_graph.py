@@ -154,8 +154,10 @@ class _Graph:
 
     def _mlp(self, x: str, mlp: Mlp, name: str) -> str:
         writer = self._writer
-        gate = self._weights.linear(x, mlp.gate, f"{name}.gate")
-        up = self._weights.linear(x, mlp.up, f"{name}.up")
+        both = self._weights.linear(x, mlp.gate_up, f"{name}.gate_up")
+        gate, up = writer.ops(
+            "Split", both, outputs=[f"{name}.gate", f"{name}.up"], axis=-1, num_outputs=2
+        )
         if mlp.activation == "silu":
             active = writer.op(
                 "QuickGelu", gate, name=f"{name}.active", domain=MICROSOFT, alpha=1.0

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import nn
 
+from export import fused_graph
 from export.decoder_families import FAMILIES, read_decoder, unsupported
 from tests.tiny_models import tiny_model
 
@@ -51,6 +54,19 @@ def test_a_bias_on_some_of_queries_keys_and_values_is_not_dropped() -> None:
     attention.k_proj.bias = nn.Parameter(torch.ones(attention.k_proj.out_features))
     with pytest.raises(ValueError, match="must all have a bias, or none of them"):
         read_decoder(model, 16)
+
+
+@pytest.mark.parametrize("weights", ["fp32", "fp16", "int8", "int4", "int8-dynamic"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gate_and_up_are_one_product_as_queries_keys_and_values_are(
+    family: str, weights: str, tmp_path: Path
+) -> None:
+    decoder = read_decoder(tiny_model(family), 16)
+    fused_graph.write(decoder, tmp_path / "model.onnx", weights, accuracy_level=0)
+    nodes = onnx.load(tmp_path / "model.onnx", load_external_data=False).graph.node
+    names = [node.name.removesuffix(".product") for node in nodes if "MatMul" in node.op_type]
+    *products, _ = [name.rpartition(".")[2] for name in names]  # the last one is the head
+    assert products == ["qkv", "output", "gate_up", "down"] * len(decoder.layers)
 
 
 def test_gemma_s_norms_and_embeddings_are_read_as_they_are_multiplied() -> None:
