@@ -90,6 +90,16 @@ def test_a_few_draws_by_block_cover_every_id_in_turn() -> None:
     assert law.draw(np.empty(0)).tolist() == []
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_uniform_on_the_border_of_two_ids_draws_the_second(dtype: type) -> None:
+    """One by one or all at once: shares of the unit interval contain their lower end."""
+    ids = np.arange(4096)
+    borders = ids / 4096
+    law = ArrayLaw.dense(np.ones(4096, dtype))
+    assert [int(law.draw(border[None])[0]) for border in borders] == ids.tolist()
+    np.testing.assert_array_equal(law.draw(borders), ids)
+
+
 @every_kind
 def test_overlap_is_the_shared_mass(laws: Laws) -> None:
     p, q = laws.law(np.array([1.0, 1.0, 2.0])), laws.law(np.array([0.0, 3.0, 1.0, 4.0]))
