@@ -1,7 +1,8 @@
 """Write a decoder as a fused graph: GroupQueryAttention appends to one past/present buffer.
 
-Rotary positions lie inside the attention operator, queries, keys and values come from one product,
-and each norm adds the residual. The graph gives logits of every token that is run.
+Rotary positions lie inside the attention operator; queries, keys and values come from one product,
+gate and up from another; each norm adds the residual. The graph gives logits of every token that is
+run.
 """
 
 from __future__ import annotations
