@@ -156,9 +156,9 @@ def _weights(values: Logits, best: float, temperature: float, room: Weights | No
     """exp((logit − best) / temperature) (n,), at most 1; in `room` where it has that size."""
     # In place: at 50,000 ids, fresh memory for every step would cost more than the arithmetic.
     weights = np.empty(len(values)) if room is None or len(room) != len(values) else room
-    np.subtract(values, best, out=weights, dtype=np.result_type(values, weights))
-    if temperature != 1:
-        with np.errstate(over="ignore"):  # towards -inf, which is right
+    with np.errstate(over="ignore"):  # towards -inf, which is right
+        np.subtract(values, best, out=weights, dtype=np.result_type(values, weights))
+        if temperature != 1:
             # A divisor that single precision rounds to 0 would leave nothing of the best logit.
             weights /= max(temperature, float(np.finfo(weights.dtype).tiny))
     return np.exp(weights, out=weights)

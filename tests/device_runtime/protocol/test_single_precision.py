@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -123,3 +124,14 @@ def test_the_nucleus_is_that_of_sums_in_double_precision() -> None:
         edge = float(sums[count - 1])
         just = [(edge + part * falling[count]) / sums[-1] for part in (-1e-4, 1e-4)]
         assert [len(nucleus(weights, share)) for share in just] == [count, count + 1]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_a_masked_logit_that_leaves_single_precision_warns_nobody(temperature: float) -> None:
+    logits = np.zeros(100, np.float32)
+    logits[3] = np.finfo(np.float32).min  # among the generated ones: a penalty makes it lower still
+    sampling = Sampling(temperature=temperature, repetition_penalty=1.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        law = law_in(np.empty(100, np.float32), logits, sampling)
+    assert law.support().tolist() == [i for i in range(100) if i != 3]
