@@ -23,7 +23,7 @@ from benchmarks.record import read
 from device_runtime.transcript import Piece
 from device_runtime.turn import Origin
 from tests.ports import is_open
-from tests.tiny_models import save_checkpoint, tiny_model, with_noise
+from tests.tiny_models import END_ID, save_checkpoint, tiny_model, with_noise
 
 ROOT = Path(__file__).parents[2]
 
@@ -143,7 +143,8 @@ def port_in(line: str) -> int:
 
 
 def test_the_demo_shows_three_texts_and_a_table_and_cleans_up(folder: Path) -> None:
-    with running(folder, "once upon a time", "--max-tokens", "24", "--gamma", "3") as process:
+    words = ("--max-tokens", "24", "--gamma", "3", "--logit-bias", f"{END_ID}=-100")
+    with running(folder, "once upon a time", *words) as process:
         shown, said = process.communicate(timeout=120)
     assert process.returncode == 0, said
     titles = [shown.index(title) for title in demo.TITLES.values()]
