@@ -102,7 +102,8 @@ def _fairness(spinning: bool) -> str:
     return (
         f"Threads: Tandem's {how}; its peers keep their own defaults, which spin. Same number of "
         "threads, same ids, same kind of weights (transformers: float32, as torch has no other "
-        "kernels here)."
+        "kernels here). The floor is the time to read a contender's whole file once; an embedding "
+        "stored apart from the head counts in it, though a token reads one row of it."
     )
 
 
