@@ -18,6 +18,8 @@ Weights = NDArray[np.float32] | NDArray[np.float64]
 """What a law is made of. Single precision takes half the memory; sums of it are double."""
 
 _BLOCK = 64
+_FEW = 1024
+"""Ids a draw, from which on it pays to look for its block first."""
 
 
 class Law(Protocol):
@@ -105,7 +107,7 @@ class ArrayLaw:
         return float(self._weights[at]) / self._mass
 
     def draw(self, uniforms: Floats) -> Ids:
-        if self._cdf is None and len(uniforms) < len(self.ids) // 1024:
+        if self._cdf is None and len(uniforms) < len(self.ids) // _FEW:
             goals = [uniform * self._mass for uniform in uniforms.tolist()]
             at = np.array([self._position(goal) for goal in goals], np.int64)
         else:
@@ -135,7 +137,13 @@ def _over(weights: Weights, mass: float) -> Floats:
 
 
 def _block_cdf(weights: Weights) -> Floats:
-    """Sums (blocks,) of all weights up to the end of each block: one pass, and the last is the mass."""
+    """Sums (blocks,) of all weights up to the end of each block: one pass, and the last is the mass.
+
+    A law of few ids is drawn from by its whole CDF: one block does.
+    """
+    if len(weights) < _FEW:
+        whole: Floats = weights.sum(dtype=np.float64, keepdims=True)
+        return whole
     cdf: Floats = np.add.reduceat(weights, _starts(len(weights)), dtype=np.float64).cumsum()
     return cdf
 
