@@ -23,7 +23,7 @@ class OneDnnLinear(nn.Module):
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         self.register_buffer("weight", linear.weight.detach().to_mkldnn())
-        bias: Tensor | None = linear.bias  # typed as always there
+        bias: Tensor | None = linear.bias  # torch declares it as always there
         bias = None if bias is None else bias.detach().to_mkldnn()
         self.register_buffer("bias", bias)
 
