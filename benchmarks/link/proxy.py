@@ -128,7 +128,10 @@ class _Way(asyncio.Protocol):
             self.transport.abort()
         elif not pieces[-1]:
             self.write_ended = True
-            self.transport.write_eof()
+            try:
+                self.transport.write_eof()
+            except OSError:  # its owner has reset it, and the loop has yet to hear of that
+                self.transport.abort()
         if self._read_ended and self.write_ended:
             self.transport.close()
 

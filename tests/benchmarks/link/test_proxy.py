@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import hashlib
 import random
 import socket
 import struct
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from unittest import mock
 
 import pytest
 
 from benchmarks.link.capacity import Capacity, Outage, Rates
 from benchmarks.link.model import HEADER_BYTES, Link
-from benchmarks.link.proxy import Proxy
+from benchmarks.link.proxy import Proxy, _Way
 from benchmarks.link.settings import Direction, LinkModel
 
 FAST = Direction(Capacity(Rates.constant(1e9)), delay_s=1e-3, queue_bytes=1 << 16)
@@ -102,6 +104,17 @@ async def test_an_end_comes_after_the_data_and_leaves_the_other_way_open() -> No
         edge[1].write(b"answer")
         edge[1].write_eof()
         assert await asyncio.wait_for(device[0].read(), 10.0) == b"answer"
+
+
+async def test_an_end_for_a_socket_that_was_just_reset_closes_it() -> None:
+    transport = mock.create_autospec(asyncio.Transport, instance=True)
+    transport.is_closing.return_value = False
+    transport.write_eof.side_effect = OSError(errno.ENOTCONN, "Transport endpoint is not connected")
+    way = _Way(Proxy(Link(LinkModel(FAST, FAST), 1), ("127.0.0.1", 1)))
+    way.connection_made(transport)
+    way.take([memoryview(b"last words"), memoryview(b"")])
+    transport.write.assert_called_once_with(b"last words")
+    transport.abort.assert_called_once_with()
 
 
 @pytest.mark.parametrize("after_end", [False, True])
