@@ -17,7 +17,7 @@ Floats = NDArray[np.float64]
 Weights = NDArray[np.float32] | NDArray[np.float64]
 """What a law is made of. Single precision takes half the memory; sums of it are double."""
 
-_BLOCK = 64
+_BLOCK = 256
 _FEW = 1024
 """Ids a draw, from which on it pays to look for its block first."""
 
