@@ -33,9 +33,14 @@ from benchmarks.record import Record, write
 from device_runtime.onnx_drafter import OnnxDrafter
 from device_runtime.protocol.errors import ConfigError, TandemError
 from device_runtime.settings import RuntimeSettings
-from export.choose import GRAPHS, WEIGHTS
+from export.choose import CALIBRATED, GRAPHS, WEIGHTS
 
-KINDS = tuple(kind for kind in WEIGHTS if kind != "auto")
+NEAREST = "-nearest"
+"""After a kind whose rounding is fitted to text: every weight goes to the nearest value instead."""
+KINDS = (
+    *(kind for kind in WEIGHTS if kind != "auto"),
+    *(f"{kind}{NEAREST}" for kind in CALIBRATED),
+)
 DEFAULT_KINDS = tuple(kind for kind in KINDS if kind not in ("fp32", "fp16"))
 """fp16 is for a GPU: a CPU is slow with it, and it costs next to nothing of acceptance."""
 WINDOW_TOKENS = 256
@@ -101,8 +106,9 @@ def run(args: argparse.Namespace) -> int:
 def _export(args: argparse.Namespace, kind: str, out: Path, console: Console) -> Cost:
     console.print(f"exporting {kind} …")
     command = [sys.executable, "-m", "device_runtime", "export", args.checkpoint, "--json"]
-    command += ["--out", str(out), "--graph", args.graph, "--weights", kind]
+    command += ["--out", str(out), "--graph", args.graph, "--weights", kind.removesuffix(NEAREST)]
     command += ["--accuracy-level", str(args.accuracy_level)]
+    command += ["--calibration", "none"] if kind.endswith(NEAREST) else []
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise TandemError(f"the export of {kind} failed: {done.stderr.strip()}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from device_runtime.protocol.errors import ConfigError
 from export.checkpoint import Checkpoint
@@ -14,6 +15,8 @@ WEIGHTS = ("auto", "fp32", "fp16", "int8", "int8-dynamic", "int4")
 """`auto`: what the hardware profile says, else int4; fp16 is for a GPU."""
 ACCURACY_LEVELS = (0, 1, 4)
 """Of MatMulNBits: 4 rounds activations to int8 where the CPU has kernels for that."""
+CALIBRATED = ("int4",)
+"""Kinds of weights whose rounding is fitted to text; 8 bits cost next to nothing as they are."""
 DEFAULT_CONTEXT_LEN = 8192
 """Longer contexts cost memory for rotary tables that few drafters use: say --context for more."""
 
@@ -38,6 +41,8 @@ class Choice:
     weights: str
     accuracy_level: int
     """Both as in WeightChoice."""
+    calibration: str
+    """What the rounding is fitted to: `own`, `none`, or the path of a text file."""
     context_len: int
     """Positions the graph must be right for."""
 
@@ -105,6 +110,15 @@ def fit_to_graph(chosen: WeightChoice, graph: str, wanted: str) -> WeightChoice:
         "TensorRT in half precision"
     )
     return replace(chosen, weights="fp32", notes=(reason,))
+
+
+def choose_calibration(wanted: str, weights: str) -> str:
+    """As in Choice; ConfigError where a file is wanted and there is none."""
+    if wanted not in ("own", "none") and not Path(wanted).is_file():
+        raise ConfigError(
+            f"--calibration {wanted}: there is no such file; name a text file, `own` or `none`"
+        )
+    return wanted if weights in CALIBRATED else "none"
 
 
 def choose_context(wanted: int | None, model_context_len: int) -> int:

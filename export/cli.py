@@ -20,6 +20,10 @@ from export.choose import Choice
 from export.quiet import quiet_libraries
 
 if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from export.calibration import Told
     from export.parity import Parity
 
 
@@ -35,6 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--accuracy-level", type=int, choices=choose.ACCURACY_LEVELS,
         help="of quantised products: 4 rounds activations to int8, 0 and 1 do not "
         "(default: what the profile says, else 4)")  # fmt: skip
+    add("--calibration", default="own", metavar="TEXT",
+        help="what the rounding of int4 is fitted to: `own`, text that the model writes itself; "
+        "a text file; or `none`, every weight to the nearest value (default: %(default)s)")  # fmt: skip
     add("--context", type=int, metavar="TOKENS",
         help=f"longest text (default: the model's, at most {choose.DEFAULT_CONTEXT_LEN})"
     )  # fmt: skip
@@ -50,13 +57,13 @@ class Stages:
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
-    def stage(self, name: str, text: str) -> Iterator[None]:
-        """One stage, during which the libraries keep silent."""
+    def stage(self, name: str, text: str) -> Iterator[Told]:
+        """One stage, during which the libraries keep silent; gives what its progress is told to."""
         started_s = time.perf_counter()
         if not self.console.is_terminal:
             self.console.print(f"{text} …")
-        with self.console.status(text), quiet_libraries():
-            yield
+        with self.console.status(text) as status, quiet_libraries():
+            yield lambda done, total: status.update(f"{text}: {done} of {total}")
         self.seconds[name] = time.perf_counter() - started_s
         if self.console.is_terminal:
             self.console.print(f"{text}: {self.seconds[name]:.1f} s")
@@ -69,12 +76,13 @@ def run(args: argparse.Namespace) -> int:
     console = Console(file=sys.stderr, quiet=args.json, highlight=False, soft_wrap=True)
     stages = Stages(console)
     chosen = choose.choose_weights(args.weights, args.accuracy_level, args.device)
+    calibration = choose.choose_calibration(args.calibration, chosen.weights)
     bundle.check_place(args.out, force=args.force)
     found, context_len = _open_checkpoint(args, stages)
     graph = choose.choose_graph(args.graph, found)
     chosen = choose.fit_to_graph(chosen, graph, args.weights)
     context_len = choose.choose_context(args.context, context_len)
-    choice = Choice(graph, chosen.weights, chosen.accuracy_level, context_len)
+    choice = Choice(graph, chosen.weights, chosen.accuracy_level, calibration, context_len)
     with bundle.replacing(args.out) as folder:
         parity = _export(found, folder, choice, stages)
     report = _report(args, found, choice, parity, stages)
@@ -118,9 +126,10 @@ def _export(found: Checkpoint, folder: Path, choice: Choice, stages: Stages) -> 
     path = folder / bundle.GRAPH_FILE
     with stages.stage("load_s", "Reading the weights"):
         model = convert.load_model(found)
+    texts = _calibration(found, model, choice, stages)
     if choice.weights != "fp32":
-        with stages.stage("round_s", f"Rounding the weights to {choice.weights}"):
-            round_weights(model, choice.weights)
+        with stages.stage("round_s", f"Rounding the weights to {choice.weights}") as told:
+            round_weights(model, choice.weights, texts, told)
     with stages.stage("graph_s", f"Writing the {choice.graph} graph"):
         convert.convert(found, model, path, choice)
         signature = read_signature(path)
@@ -137,6 +146,22 @@ def _export(found: Checkpoint, folder: Path, choice: Choice, stages: Stages) -> 
     return result
 
 
+def _calibration(
+    found: Checkpoint, model: PreTrainedModel, choice: Choice, stages: Stages
+) -> Tensor | None:
+    """Ids (texts, tokens) that the rounding is fitted to; None where it is not fitted."""
+    from export import calibration
+
+    if choice.calibration == "none":
+        return None
+    if choice.calibration == "own":
+        with stages.stage("calibration_s", "Writing text to fit the rounding to") as told:
+            return calibration.own_texts(model, choice.context_len, told)
+    vocab_size = model.config.get_text_config().vocab_size
+    path = Path(choice.calibration)
+    return calibration.texts_of(path, found.tokenizer, vocab_size, choice.context_len)
+
+
 def _report(
     args: argparse.Namespace, found: Checkpoint, choice: Choice, parity: Parity, stages: Stages
 ) -> dict[str, Any]:
@@ -148,6 +173,7 @@ def _report(
         "graph": choice.graph,
         "weights": choice.weights,
         "accuracy_level": choice.accuracy_level,
+        "calibration": choice.calibration,
         "context_len": choice.context_len,
         "size_bytes": sum(sizes.values()),
         "file_sizes_bytes": sizes,

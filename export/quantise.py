@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-BLOCK_SIZE = 32
-"""Weights that share a scale. MatMulNBits' kernels are written for 32 first of all."""
-
 Floats = NDArray[np.float32]
+
+
+def block_size(num_columns: int) -> int:
+    """Weights that share a scale: 64, or 32 in matrices that do not divide into 64."""
+    return 32 if num_columns % 64 else 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +20,7 @@ class Blocks:
     """A matrix (rows, columns) whose rows are cut into blocks with one scale each."""
 
     packed: NDArray[np.uint8]
-    """(rows, blocks, BLOCK_SIZE × bits / 8), the first of two values in the low half of a byte."""
+    """(rows, blocks, block size × bits / 8), the first of two values in the low half of a byte."""
     scales: Floats
     """(rows, blocks)"""
     bits: int
@@ -35,23 +37,48 @@ class Blocks:
 
 
 def to_blocks(matrix: Floats, bits: int) -> Blocks:
-    """Round a matrix (rows, columns) to 4 or 8 bits in blocks along its rows."""
-    num_rows, num_columns = matrix.shape
-    padding = -num_columns % BLOCK_SIZE
-    blocks = np.pad(matrix, ((0, 0), (0, padding))).reshape(num_rows, -1, BLOCK_SIZE)
-    scales = _scales(blocks, bits)
+    """Round a matrix (rows, columns) to 4 or 8 bits in blocks along its rows.
+
+    The largest weight of a block gets the code of which there is one more: the lowest.
+    """
+    blocks = _cut(matrix)
+    scales = _largest(blocks)[1] / -np.float32(2 ** (bits - 1))
     codes = _codes(blocks, scales, bits)
     if bits == 4:
         codes = (codes[..., 0::2] | codes[..., 1::2] << 4).astype(np.uint8)
-    return Blocks(codes, scales, bits, num_columns)
+    return Blocks(codes, scales, bits, matrix.shape[1])
 
 
-def _scales(blocks: Floats, bits: int) -> Floats:
-    """The largest weight of a block gets the code of which there is one more: the lowest."""
-    index = np.abs(blocks).argmax(-1, keepdims=True)
-    largest = np.take_along_axis(blocks, index, -1)[..., 0]
-    scales: Floats = (largest / -(2 ** (bits - 1))).astype(np.float32)
-    return scales
+def best_scales(matrix: Floats, bits: int) -> tuple[Floats, NDArray[np.int64]]:
+    """Of each block, the scale of the least square error and where its largest weight lies.
+
+    Scales and places are (rows, blocks). The largest weight may be cut to the lowest code, never
+    left above it: `to_blocks` of the rounded matrix finds the same scales.
+    """
+    blocks = _cut(matrix)
+    index, largest = _largest(blocks)
+    widest = largest / -np.float32(2 ** (bits - 1))
+    best, least = widest, np.full(widest.shape, np.inf, np.float32)
+    for share in np.linspace(1, 0.5, 21, dtype=np.float32):
+        scales = widest * share
+        codes = _codes(blocks, scales, bits).astype(np.float32) - 2 ** (bits - 1)
+        error = np.square(codes * scales[..., None] - blocks).sum(-1)
+        best = np.where(error < least, scales, best)
+        least = np.minimum(error, least)
+    return best, index
+
+
+def _cut(matrix: Floats) -> Floats:
+    """(rows, blocks, block size), the last block filled up with zeros."""
+    num_rows, num_columns = matrix.shape
+    size = block_size(num_columns)
+    return np.pad(matrix, ((0, 0), (0, -num_columns % size))).reshape(num_rows, -1, size)
+
+
+def _largest(blocks: Floats) -> tuple[NDArray[np.int64], Floats]:
+    """Of each block, place and value of the weight farthest from zero."""
+    index = np.abs(blocks).argmax(-1)
+    return index, np.take_along_axis(blocks, index[..., None], -1)[..., 0]
 
 
 def _codes(blocks: Floats, scales: Floats, bits: int) -> NDArray[np.uint8]:

@@ -7,40 +7,98 @@ and the parity check and `tandem bench weights` judge the very numbers that the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from export import gptq
+from export.calibration import Grams, Told
+from export.choose import CALIBRATED
 from export.errors import ExportError
 from export.quantise import Floats, to_blocks, to_columns
 
+GRAM_BYTES = 1 << 30
+"""For what matrices met, or as much as they take themselves: so many are fitted on one reading."""
 
-def round_weights(model: PreTrainedModel, weights: str) -> None:
-    """Round every linear map and the token embedding in place; norms and biases stay."""
+
+@dataclass(slots=True)
+class _Matrix:
+    weight: Tensor
+    is_transposed: bool
+    """It lies (inputs, outputs)."""
+    modules: list[torch.nn.Module] = field(default_factory=list)
+    """Linear maps that multiply with it; none for an embedding of its own."""
+
+    @property
+    def rows(self) -> Tensor:
+        """View (outputs, inputs)."""
+        return self.weight.T if self.is_transposed else self.weight
+
+    @property
+    def gram_bytes(self) -> int:
+        return 4 * self.rows.shape[1] ** 2
+
+
+def round_weights(
+    model: PreTrainedModel, weights: str, texts: Tensor | None = None, told: Told = lambda *_: None
+) -> None:
+    """Round every linear map and the token embedding in place; norms and biases stay.
+
+    With texts, ids (texts, tokens), weights in CALIBRATED are fitted to what the matrices meet there;
+    else each goes to the nearest value. `told` hears of every matrix.
+    """
     if weights == "fp32":
         return
-    with torch.no_grad():
-        for weight, is_transposed in _matrices(model):
-            matrix = weight.T if is_transposed else weight
-            rounded = torch.from_numpy(_ROUNDED[weights](matrix.numpy()))
-            weight.copy_(rounded.T if is_transposed else rounded)
+    matrices = _matrices(model)
+    num_done = 0
+    for together in _groups(matrices):
+        with torch.no_grad(), Grams([m.modules[0] for m in together if m.modules]) as grams:
+            if texts is not None and weights in CALIBRATED:
+                grams.read(model, texts)
+            for matrix in together:
+                gram = grams.of.get(matrix.modules[0]) if matrix.modules else None
+                matrix.rows.copy_(_rounded(matrix.rows, gram, weights))
+                num_done += 1
+                told(num_done, len(matrices))
 
 
-def _matrices(model: PreTrainedModel) -> Iterator[tuple[torch.Tensor, bool]]:
-    """Each matrix once, and whether it lies (inputs, outputs)."""
-    seen: set[int] = set()
+def _rounded(rows: Tensor, gram: Tensor | None, weights: str) -> Tensor:
+    if gram is not None:
+        return gptq.compensated(rows, gram, bits=4)
+    return torch.from_numpy(_NEAREST[weights](rows.numpy()))
+
+
+def _matrices(model: PreTrainedModel) -> list[_Matrix]:
+    """Each matrix once, in the model's order."""
+    found: dict[int, _Matrix] = {}
     embedding: Any = model.get_input_embeddings()
     for module in model.modules():
-        linear = isinstance(module, (torch.nn.Linear, Conv1D))
-        if not (linear or module is embedding):
+        is_linear = isinstance(module, (torch.nn.Linear, Conv1D))
+        if not (is_linear or module is embedding):
             continue
         weight: Any = module.weight
-        if weight.data_ptr() not in seen:
-            seen.add(weight.data_ptr())
-            yield weight.detach(), isinstance(module, Conv1D)
+        new = _Matrix(weight.detach(), isinstance(module, Conv1D))
+        matrix = found.setdefault(weight.data_ptr(), new)
+        if is_linear:
+            matrix.modules.append(module)
+    return list(found.values())
+
+
+def _groups(matrices: list[_Matrix]) -> Iterator[list[_Matrix]]:
+    """Neighbours, as many as memory allows; later ones meet what the rounded ones before make."""
+    allowed_bytes = max(GRAM_BYTES, sum(matrix.weight.nbytes for matrix in matrices))
+    together: list[_Matrix] = []
+    for matrix in matrices:
+        if together and sum(m.gram_bytes for m in together) + matrix.gram_bytes > allowed_bytes:
+            yield together
+            together = []
+        together.append(matrix)
+    yield together
 
 
 def _blocks(bits: int) -> Callable[[Floats], Floats]:
@@ -63,7 +121,7 @@ def _halves(matrix: Floats) -> Floats:
     return rounded
 
 
-_ROUNDED: dict[str, Callable[[Floats], Floats]] = {
+_NEAREST: dict[str, Callable[[Floats], Floats]] = {
     "fp16": _halves,
     "int8": _blocks(8),
     "int8-dynamic": _columns,

@@ -13,7 +13,7 @@ from onnx import TensorProto
 from export.decoder import Floats, Linear
 from export.errors import ExportError
 from export.onnx_writer import MICROSOFT, OnnxWriter
-from export.quantise import BLOCK_SIZE, to_blocks, to_columns
+from export.quantise import block_size, to_blocks, to_columns
 
 PLAIN: dict[str, np.dtype[Any]] = {"fp32": np.dtype(np.float32), "fp16": np.dtype(np.float16)}
 """Kinds of weights that are stored as plain numbers, and the type of those."""
@@ -81,9 +81,10 @@ class BlockQuantised:
 
     def embed(self, ids: str, table: Floats, name: str) -> str:
         num_rows, num_columns = table.shape
-        if num_columns % BLOCK_SIZE:
+        size = block_size(num_columns)
+        if num_columns % size:
             raise ExportError(
-                f"an embedding of {num_columns} columns does not divide into blocks of {BLOCK_SIZE}; "
+                f"an embedding of {num_columns} columns does not divide into blocks of {size}; "
                 "use --weights fp32 or int8-dynamic"
             )
         packed, scales = self._table = self._store(table, name)
@@ -96,7 +97,7 @@ class BlockQuantised:
             name=name,
             domain=MICROSOFT,
             bits=self._bits,
-            block_size=BLOCK_SIZE,
+            block_size=size,
             gather_axis=0,
             quantize_axis=1,
         )
@@ -121,7 +122,7 @@ class BlockQuantised:
             K=linear.weight.shape[1],
             N=linear.weight.shape[0],
             bits=self._bits,
-            block_size=BLOCK_SIZE,
+            block_size=block_size(linear.weight.shape[1]),
             accuracy_level=self._accuracy_level,
         )
 

@@ -1,6 +1,6 @@
 """The files that other projects' runtimes read, from one checkpoint; runs under the peers' Python.
 
-`python -m benchmarks.device.peer_models genai|gguf CHECKPOINT WEIGHTS OUT`
+`python -m benchmarks.device.peer_models genai|genai-64|gguf CHECKPOINT WEIGHTS OUT`
 """
 
 from __future__ import annotations
@@ -9,22 +9,21 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-BLOCK_SIZE = 32
 
-
-def write_genai(checkpoint: Path, weights: str, out: Path) -> None:
-    """onnxruntime-genai's own model builder for CPUs: symmetric blocks of 32, level 4."""
+def write_genai(checkpoint: Path, weights: str, out: Path, block_size: int = 32) -> None:
+    """onnxruntime-genai's own model builder for CPUs: symmetric blocks, of 32 unless told, level 4."""
     from onnxruntime_genai.models.builder import create_model
 
     options: dict[str, Any] = {}
     if weights == "int4":
         options = {
-            "int4_accuracy_level": 4, "int4_block_size": BLOCK_SIZE, "int4_is_symmetric": True,
+            "int4_accuracy_level": 4, "int4_block_size": block_size, "int4_is_symmetric": True,
         }  # fmt: skip
     with tempfile.TemporaryDirectory() as cache:
         create_model("", str(checkpoint), str(out), weights, "cpu", cache, **options)
@@ -77,7 +76,11 @@ def _write_head(writer: Any, config: dict[str, Any]) -> None:
     writer.add_tokenizer_model("none")
 
 
-WRITERS: dict[str, Callable[[Path, str, Path], None]] = {"genai": write_genai, "gguf": write_gguf}
+WRITERS: dict[str, Callable[[Path, str, Path], None]] = {
+    "genai": write_genai,
+    "genai-64": partial(write_genai, block_size=64),
+    "gguf": write_gguf,
+}
 
 if __name__ == "__main__":
     WRITERS[sys.argv[1]](Path(sys.argv[2]), sys.argv[3], Path(sys.argv[4]))

@@ -67,13 +67,14 @@ def _no_processes() -> Iterator[None]:
 def values(root: Path) -> list[dict[str, Any]]:
     """The results of a run."""
     words = pair(root)
-    words += ["--weights", "int4", "--tokens", str(TOKENS), "--out", root / "out", "--json"]
+    words += ["--weights", "int4", "--weights", "int4-nearest", "--tokens", str(TOKENS)]
+    words += ["--out", root / "out", "--json"]
     assert weights_cli.run(arguments(*words)) == 0
     return [{**r.settings, **r.results} for r in read(root / "out" / "results.jsonl")]
 
 
 def test_each_kind_is_measured_at_every_place_beside_float32(values: list[dict[str, Any]]) -> None:
-    assert [line["weights"] for line in values] == ["fp32", "int4"]
+    assert [line["weights"] for line in values] == ["fp32", "int4", "int4-nearest"]
     for line in values:
         assert (line["slm"], line["llm"], line["graph"]) == ("slm", "llm", "fused")
         assert line["num_places"] == TOKENS
@@ -83,7 +84,7 @@ def test_each_kind_is_measured_at_every_place_beside_float32(values: list[dict[s
 
 def test_the_figures_are_those_of_the_pair(values: list[dict[str, Any]]) -> None:
     """With noise of 0.05 alpha is about .80 at temperature 1 and .55 for greedy text (tiny_models)."""
-    plain, int4 = values
+    plain, int4, nearest = values
     assert plain["overlap_lost_weights"] == plain["overlap_lost_weights_error"] == 0
     assert 0.7 < plain["overlap"] < 0.9
     assert 0.4 < plain["same_choice"] < 0.8
@@ -91,14 +92,15 @@ def test_the_figures_are_those_of_the_pair(values: list[dict[str, Any]]) -> None
     assert int4["overlap_lost_weights"] == pytest.approx(lost)
     assert 0.02 < lost < 0.4  # random matrices feel 4 bits more than trained ones
     assert 0 < int4["overlap_lost_weights_error"] < 0.1
-    assert int4["model_bytes"] < plain["model_bytes"] / 4
+    assert int4["model_bytes"] == nearest["model_bytes"] < plain["model_bytes"] / 4
+    assert int4["overlap"] != nearest["overlap"]
 
 
 def test_the_table_has_a_line_for_each_kind(root: Path, values: list[dict[str, Any]]) -> None:
     lines = (root / "out" / "table.md").read_text().splitlines()
     assert lines == list(weights_cli.markdown(values))
     head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    assert [row[0] for row in rows] == ["fp32", "int4"]
+    assert [row[0] for row in rows] == ["fp32", "int4", "int4-nearest"]
     assert all(len(row) == len(head) for row in rows)
     perplexity = float(rows[0][head.index("perplexity")])
     assert perplexity == pytest.approx(math.exp(values[0]["nats_per_token"]), abs=0.01)
@@ -106,7 +108,7 @@ def test_the_table_has_a_line_for_each_kind(root: Path, values: list[dict[str, A
 
 def test_half_precision_is_measured_only_when_asked_for() -> None:
     """Its home is a GPU; here it would only be slow."""
-    assert set(weights_cli.KINDS) == set(WEIGHTS) - {"auto"}
+    assert set(weights_cli.KINDS) == set(WEIGHTS) - {"auto"} | {"int4-nearest"}
     assert "fp16" not in weights_cli.DEFAULT_KINDS
     asked = arguments("--text", "x", "--weights", "fp16", "--weights", "int8")
     assert asked.weights == ["fp16", "int8"]

@@ -124,6 +124,7 @@ def test_a_user_sees_the_stages_and_no_library(
     assert captured.err.splitlines() == [
         "Loading the libraries …",
         "Reading the weights …",
+        "Writing text to fit the rounding to …",
         "Rounding the weights to int4 …",
         "Writing the fused graph …",
         "Comparing the graph with the checkpoint …",
@@ -268,4 +269,43 @@ def test_a_checkpoint_is_refused_before_its_weights_are_read(
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("tandem: ")
     assert expected in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_rounding_may_be_fitted_to_a_file_to_own_text_or_to_nothing(
+    llama: Path, export: Export, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("There was a miller who had three sons, a mill, a donkey and a cat. " * 30)
+    stored = set()
+    for wanted in ("own", "none", str(text)):
+        out = tmp_path / Path(wanted).stem
+        assert export(llama, "--out", out, "--json", "--calibration", wanted) == 0
+        report = json.loads(capfd.readouterr().out)
+        assert report["calibration"] == wanted
+        assert ("calibration_s" in report["stages"]) == (wanted == "own")
+        stored.add((out / "model.onnx_data").read_bytes())
+    assert len(stored) == 3
+
+
+def test_8_bits_are_fitted_to_nothing(
+    llama: Path, export: Export, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert export(llama, "--out", tmp_path / "out", "--json", "--weights", "int8") == 0
+    assert json.loads(capfd.readouterr().out)["calibration"] == "none"
+
+
+def test_a_text_that_is_not_there_is_refused_before_anything_is_read(
+    export: Export, tmp_path: Path
+) -> None:
+    wanted = tmp_path / "no.txt"
+    with pytest.raises(ConfigError, match=r"no.txt: there is no such file.*`own` or `none`"):
+        export(tmp_path / "nothing", "--out", tmp_path / "out", "--calibration", wanted)
+
+
+def test_a_short_text_leaves_nothing_behind(llama: Path, export: Export, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("Too short.")
+    with pytest.raises(ExportError, match="tokens, and the model needs at least 128"):
+        export(llama, "--out", tmp_path / "out", "--calibration", text)
     assert not (tmp_path / "out").exists()

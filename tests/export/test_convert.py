@@ -33,7 +33,7 @@ def test_an_exporter_that_fails_is_quoted_in_one_line(
         raise error
 
     monkeypatch.setitem(BUILDERS, "fused", failing)
-    choice = Choice("fused", "fp32", 4, 64)
+    choice = Choice("fused", "fp32", 4, "none", 64)
     with pytest.raises(ExportError) as caught:
         convert(checkpoint.read(llama, "hub/it"), tiny_model("llama"), tmp_path / "it.onnx", choice)
     quoted = f"hub/it (llama) could not be turned into a graph: {expected}"

@@ -8,7 +8,11 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
+from benchmarks.demo import PAIR
+from export import rounding
+from export.calibration import own_texts
 from export.errors import ExportError
 from export.quantise import to_blocks
 from export.rounding import round_weights
@@ -60,6 +64,68 @@ def test_halves_are_torchs_own_and_have_a_range() -> None:
         model.lm_head.weight[3, 7] = 65_536
     with pytest.raises(ExportError, match="beyond the range of float16"):
         round_weights(model, "fp16")
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("model_type", ["llama", "gpt2"])
+def test_texts_bring_the_law_nearer(model_type: str, tied: bool) -> None:
+    model = tiny_model(model_type, tie_word_embeddings=tied)
+    texts = own_texts(model, 32)
+    nearest, fitted = copy.deepcopy(model), copy.deepcopy(model)
+    heard: list[tuple[int, int]] = []
+    round_weights(nearest, "int4")
+    round_weights(fitted, "int4", texts, lambda *told: heard.append(told))
+    assert heard == [(n, len(heard)) for n in range(1, len(heard) + 1)]
+
+    def distance(other: Any) -> float:
+        with torch.no_grad():
+            logits, exact = (m(input_ids=texts).logits for m in (other, model))
+        return float((logits - exact).square().mean())
+
+    assert distance(fitted) < 0.95 * distance(nearest)  # random matrices meet nearly white inputs
+    again = copy.deepcopy(fitted)
+    round_weights(again, "int4")
+    assert all(torch.equal(w, fitted.state_dict()[n]) for n, w in again.state_dict().items())
+
+
+def test_a_trained_model_keeps_more_of_its_law() -> None:
+    model = cast(Any, AutoModelForCausalLM.from_pretrained(PAIR / "slm", dtype=torch.float32))
+    nearest, fitted = copy.deepcopy(model), copy.deepcopy(model)
+    round_weights(nearest, "int4")
+    round_weights(fitted, "int4", own_texts(model, 1024))
+    ids = torch.randint(8192, (8, 64), generator=torch.Generator().manual_seed(1))
+
+    def divergence(other: Any) -> float:
+        with torch.no_grad():
+            q, exact = (m(input_ids=ids).logits.log_softmax(-1) for m in (other, model))
+        return float((exact.exp() * (exact - q)).sum(-1).mean())
+
+    assert divergence(fitted) < 0.65 * divergence(nearest)
+
+
+def test_what_matrices_met_need_not_fit_into_memory_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = tiny_model("llama")
+    texts = own_texts(model, 32)
+    at_once, in_turn = copy.deepcopy(model), copy.deepcopy(model)
+    round_weights(at_once, "int4", texts)
+    monkeypatch.setattr(rounding, "GRAM_BYTES", 1)
+    monkeypatch.setattr(rounding._Matrix, "gram_bytes", property(lambda _: 1 << 40))
+    round_weights(in_turn, "int4", texts)
+    later = "model.layers.1.mlp.down_proj.weight"
+    assert torch.equal(at_once.state_dict()["model.embed_tokens.weight"],
+        in_turn.state_dict()["model.embed_tokens.weight"])  # fmt: skip
+    assert not torch.equal(at_once.state_dict()[later], in_turn.state_dict()[later])
+
+
+def test_8_bits_are_not_fitted() -> None:
+    model = tiny_model("llama")
+    texts = own_texts(model, 16)
+    nearest, fitted = copy.deepcopy(model), copy.deepcopy(model)
+    round_weights(nearest, "int8")
+    round_weights(fitted, "int8", texts)
+    assert all(torch.equal(w, fitted.state_dict()[n]) for n, w in nearest.state_dict().items())
 
 
 def test_float32_is_left_alone() -> None:

@@ -24,9 +24,9 @@ ERROR = {"fp32": 1e-4, "fp16": 0.02, "int8": 1e-4, "int8-dynamic": 1.0, "int4": 
 BYTES_PER_WEIGHT = {
     "fp32": 4,
     "fp16": 2,
-    "int8": 1 + 4 / 32,
+    "int8": 1 + 4 / 64,
     "int8-dynamic": 1 + 4 / 64,
-    "int4": 0.5 + 4 / 32,
+    "int4": 0.5 + 4 / 64,
 }
 
 
