@@ -116,8 +116,9 @@ class ConcatGraph:
 class _TokenIo:
     """Token ids, mask, positions and logits of a session, and the run itself.
 
-    Only what changed since the last run is bound again: drafting token by token, that is the mask. For
-    a GPU everything is bound again, because binding is what copies it there.
+    What is bound by its address is written before each run; only what has another shape is bound again.
+    Drafting token by token on a fused graph that is nothing. For a GPU everything is bound again,
+    because binding is what copies it there.
     """
 
     def __init__(self, session: Session, manifest: Manifest, max_len: int) -> None:
@@ -128,6 +129,9 @@ class _TokenIo:
         self._manifest = manifest
         self._ones = np.ones((1, max_len), np.int64)
         self._positions = np.arange(max_len, dtype=np.int64)[None]
+        self._last_position = _Buffer(np.zeros(1, np.int32))
+        self._num_positions = _Buffer(np.zeros((), np.int32))
+        self._bind_lengths()
         self._kept = self._new_block(_KEPT_ROWS)
         self._bind_block(_KEPT_ROWS)
 
@@ -143,11 +147,13 @@ class _TokenIo:
         self.check_room(num_tokens, num_past)
         if num_tokens != self._num_bound:
             self._bind_block(num_tokens)
+        manifest, end = self._manifest, num_past + num_tokens
         self._ids.array[:num_tokens] = token_ids
-        manifest = self._manifest
+        self._last_position.array[0] = end - 1
+        self._num_positions.array[()] = end
         if self.on_gpu:
             self.bind_input(manifest.input_ids_name, self._ids, (1, num_tokens))
-        end = num_past + num_tokens
+            self._bind_lengths()
         if manifest.attention_mask_name is not None:
             self._bind_constant(manifest.attention_mask_name, self._ones[:, :end])
         if manifest.position_ids_name is not None:
@@ -169,6 +175,13 @@ class _TokenIo:
     def bind_output(self, name: str, buffer: _Buffer, shape: tuple[int, ...]) -> None:
         """Bind the start of a buffer that the caller keeps until after the run."""
         self._binding.bind_output(name, buffer.device, 0, buffer.dtype, shape, buffer.pointer)
+
+    def _bind_lengths(self) -> None:
+        """Where the graph asks for lengths in place of a mask."""
+        if self._manifest.last_position_name is not None:
+            self.bind_input(self._manifest.last_position_name, self._last_position, (1,))
+        if self._manifest.num_positions_name is not None:
+            self.bind_input(self._manifest.num_positions_name, self._num_positions, ())
 
     def _new_block(self, num_tokens: int) -> tuple[_Buffer, _Buffer]:
         """Room for ids and logits of a run."""
@@ -229,7 +242,13 @@ def _cache_names(manifest: Manifest) -> list[tuple[str, str]]:
 
 def _check_names(session: Session, manifest: Manifest) -> None:
     """The graph has exactly the inputs of the manifest, and at least its outputs."""
-    single = (manifest.input_ids_name, manifest.attention_mask_name, manifest.position_ids_name)
+    single = (
+        manifest.input_ids_name,
+        manifest.attention_mask_name,
+        manifest.position_ids_name,
+        manifest.last_position_name,
+        manifest.num_positions_name,
+    )
     inputs = {name for name in single if name is not None}
     inputs |= {past for past, _ in _cache_names(manifest)}
     outputs = {manifest.logits_name} | {present for _, present in _cache_names(manifest)}

@@ -19,6 +19,8 @@ from export.weight_formats import WeightFormat, weight_format
 
 WINDOW_KEY = "tandem.attention_window"
 """Metadata: positions that the shortest window sees. Before 1.24 onnxruntime shows one more."""
+LAST_POSITION, NUM_POSITIONS = "last_position", "num_positions"
+"""Inputs in place of a mask and of positions, both of which would grow with the text."""
 _GELU = {"gelu": "none", "gelu_tanh": "tanh"}
 
 
@@ -39,7 +41,6 @@ class _Graph:
         self._writer = writer
         self._decoder = decoder
         self._weights = weights
-        self._last, self._total = self._lengths()
         self._rotary = self._tables(decoder.rotary, "rotary")
         local = decoder.local_rotary
         self._local_rotary = self._rotary if local is None else self._tables(local, "local_rotary")
@@ -119,7 +120,7 @@ class _Graph:
         mixed, *_ = self._writer.ops(
             "GroupQueryAttention",
             *self._heads(qkv, attention, name),
-            *(*past, self._last, self._total),
+            *(*past, LAST_POSITION, NUM_POSITIONS),
             *(self._local_rotary if attention.is_local else self._rotary),
             outputs=[f"{name}.mixed", *present],
             domain=MICROSOFT,
@@ -177,25 +178,15 @@ class _Graph:
         """A weight in the type that flows through the graph."""
         return self._writer.weight(name, array.astype(self._weights.dtype))
 
-    def _lengths(self) -> tuple[str, str]:
-        """Index (1,) of the last position and number of positions, from the mask's length alone."""
-        writer = self._writer
-        shape = writer.op("Shape", "attention_mask", name="mask_shape", start=1)
-        total = writer.op("Cast", shape, name="num_positions", to=TensorProto.INT32)
-        one = writer.weight("one", np.array([1], np.int32))
-        last = writer.op("Sub", total, one, name="last_position")
-        scalar = writer.weight("scalar_shape", np.array([], np.int64))
-        return last, writer.op("Reshape", total, scalar, name="total_positions")
-
     def _tables(self, rotary: Rotary, name: str) -> tuple[str, str]:
         return self._floats(f"{name}.cos", rotary.cos), self._floats(f"{name}.sin", rotary.sin)
 
 
 def _inputs(decoder: Decoder, cache_type: int) -> list[ValueInfoProto]:
-    integers = TensorProto.INT64
     return [
-        helper.make_tensor_value_info("input_ids", integers, [1, "num_tokens"]),
-        helper.make_tensor_value_info("attention_mask", integers, [1, "num_positions"]),
+        helper.make_tensor_value_info("input_ids", TensorProto.INT64, [1, "num_tokens"]),
+        helper.make_tensor_value_info(LAST_POSITION, TensorProto.INT32, [1]),
+        helper.make_tensor_value_info(NUM_POSITIONS, TensorProto.INT32, []),
         *_cache(decoder, cache_type, "past_key_values", "past_len"),
     ]
 

@@ -12,6 +12,7 @@ from onnx import TensorProto, ValueInfoProto
 from export.errors import ExportError
 
 _DTYPES = {int(TensorProto.FLOAT): "float32", int(TensorProto.FLOAT16): "float16"}
+_OPTIONAL = ("attention_mask", "position_ids", "last_position", "num_positions")
 _LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
@@ -28,6 +29,8 @@ class GraphSignature:
     input_ids_name: str
     attention_mask_name: str | None
     position_ids_name: str | None
+    last_position_name: str | None
+    num_positions_name: str | None
     logits_name: str
     past_key_pattern: str
     past_value_pattern: str
@@ -42,7 +45,7 @@ def read_signature(path: Path) -> GraphSignature:
     outputs, present = _split(graph.output)
     past_key, past_value = _key_and_value(past, "inputs")
     present_key, present_value = _key_and_value(present, "outputs")
-    if unknown := inputs.keys() - {"input_ids", "attention_mask", "position_ids"}:
+    if unknown := inputs.keys() - {"input_ids", *_OPTIONAL}:
         raise ExportError(f"the graph has inputs the runtime does not know: {sorted(unknown)}")
     if "input_ids" not in inputs or "logits" not in outputs:
         raise ExportError("the graph must have an input input_ids and an output logits")
@@ -59,13 +62,12 @@ def read_signature(path: Path) -> GraphSignature:
         cache_dtype=cache_dtype,
         logits_dtype=_dtype(outputs["logits"]),
         input_ids_name="input_ids",
-        attention_mask_name="attention_mask" if "attention_mask" in inputs else None,
-        position_ids_name="position_ids" if "position_ids" in inputs else None,
         logits_name="logits",
         past_key_pattern=past_key,
         past_value_pattern=past_value,
         present_key_pattern=present_key,
         present_value_pattern=present_value,
+        **{f"{name}_name": name if name in inputs else None for name in _OPTIONAL},
     )
 
 

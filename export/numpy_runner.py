@@ -52,6 +52,10 @@ class NumpyRunner:
             feed[s.attention_mask_name] = np.ones((1, end), np.int64)
         if s.position_ids_name is not None:
             feed[s.position_ids_name] = np.arange(self.num_tokens, end)[None]
+        if s.last_position_name is not None:
+            feed[s.last_position_name] = np.array([end - 1], np.int32)
+        if s.num_positions_name is not None:
+            feed[s.num_positions_name] = np.array(end, np.int32)
         return feed
 
     def truncate(self, num_tokens: int) -> None:

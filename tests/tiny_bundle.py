@@ -81,8 +81,10 @@ def write_manifest(folder: Path, graph: str, shape: TinyShape) -> None:
         cache_dtype="float32",
         logits_dtype="float32",
         input_ids_name="input_ids",
-        attention_mask_name="attention_mask",
+        attention_mask_name="attention_mask" if graph == "optimum" else None,
         position_ids_name="position_ids" if graph == "optimum" else None,
+        last_position_name="last_position" if graph == "fused" else None,
+        num_positions_name="num_positions" if graph == "fused" else None,
         logits_name="logits",
         past_key_pattern="past_key_values.%d.key",
         past_value_pattern="past_key_values.%d.value",
@@ -121,7 +123,7 @@ def decoder(graph: str, shape: TinyShape, seed: int) -> onnx.ModelProto:
         hidden = _block(writer, attend, hidden, layer)
     head = writer.weight("head", shape.hidden_size, shape.vocab_size)
     writer.op("MatMul", writer.norm(hidden), head, output="logits")
-    return writer.model(position_ids=graph == "optimum")
+    return writer.model(fused=graph == "fused")
 
 
 def _block(
@@ -188,18 +190,23 @@ class _Writer:
         angles = np.outer(np.arange(self.shape.context_len), rates)
         return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
 
-    def model(self, position_ids: bool) -> onnx.ModelProto:
+    def model(self, fused: bool) -> onnx.ModelProto:
         shape, kind = self.shape, TensorProto.FLOAT
         past, present = (
             [1, shape.num_kv_heads, length, shape.head_size] for length in ("past_len", "total_len")
         )
         pairs = [(i, part) for i in range(shape.num_layers) for part in ("key", "value")]
-        ids = ["input_ids", "attention_mask"] + ["position_ids"] * position_ids
         info = helper.make_tensor_value_info
+        if fused:
+            lengths = [info("last_position", TensorProto.INT32, [1])]
+            lengths += [info("num_positions", TensorProto.INT32, [])]
+        else:
+            masks = ("attention_mask", "position_ids")
+            lengths = [info(name, TensorProto.INT64, [1, f"{name}_len"]) for name in masks]
         graph = helper.make_graph(
             self.nodes,
             "tiny",
-            [info(name, TensorProto.INT64, [1, f"{name}_len"]) for name in ids]
+            [info("input_ids", TensorProto.INT64, [1, "input_ids_len"]), *lengths]
             + [info(f"past_key_values.{i}.{part}", kind, past) for i, part in pairs],
             [info("logits", kind, [1, "input_ids_len", shape.vocab_size])]
             + [info(f"present.{i}.{part}", kind, present) for i, part in pairs],
@@ -217,11 +224,6 @@ class _FusedAttention:
         self._writer = writer
         cos, sin = writer.rotary_tables()
         self._tables = writer.const(cos, np.float32), writer.const(sin, np.float32)
-        length = writer.op("ReduceSum", "attention_mask", writer.const([1]), keepdims=0)
-        last = writer.op("Sub", length, writer.const([1]))
-        self._last = writer.op("Cast", last, to=TensorProto.INT32)
-        total = writer.op("Gather", writer.op("Shape", "attention_mask"), writer.const(1))
-        self._total = writer.op("Cast", total, to=TensorProto.INT32)
 
     def __call__(self, query: str, key: str, value: str, layer: int) -> str:
         writer, shape = self._writer, self._writer.shape
@@ -230,7 +232,7 @@ class _FusedAttention:
         present = (f"present.{layer}.{part}" for part in parts)
         return writer.ops(
             "GroupQueryAttention",
-            *(query, key, value, *past, self._last, self._total, *self._tables),
+            *(query, key, value, *past, "last_position", "num_positions", *self._tables),
             outputs=(f"attended{layer}", *present),
             domain="com.microsoft",
             num_heads=shape.num_heads,

@@ -12,7 +12,7 @@ from typing import Any
 from device_runtime.protocol.errors import BundleError
 from device_runtime.protocol.messages.fields import MAX_TOKEN_ID
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,10 @@ class Manifest:
     input_ids_name: str
     attention_mask_name: str | None
     position_ids_name: str | None
+    last_position_name: str | None
+    """Of the newest token, from 0: int32 (1,)."""
+    num_positions_name: str | None
+    """How many there are with the new tokens: int32, a scalar."""
     logits_name: str
     past_key_pattern: str
     past_value_pattern: str
@@ -160,6 +164,8 @@ _RULES = {
     "input_ids_name": _TEXT,
     "attention_mask_name": _or_null(_TEXT),
     "position_ids_name": _or_null(_TEXT),
+    "last_position_name": _or_null(_TEXT),
+    "num_positions_name": _or_null(_TEXT),
     "logits_name": _TEXT,
     "past_key_pattern": _PATTERN,
     "past_value_pattern": _PATTERN,

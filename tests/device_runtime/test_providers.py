@@ -186,9 +186,14 @@ class Gpu:
         manifest = self.manifest
         layers = range(manifest.num_layers)
         cache = [f"past_key_values.{i}.{part}" for i in layers for part in ("key", "value")]
-        positions = [manifest.position_ids_name] if manifest.position_ids_name else []
-        names = ("input_ids", "attention_mask", *positions, *cache)
-        return [SimpleNamespace(name=name) for name in names]
+        optional = (
+            manifest.attention_mask_name,
+            manifest.position_ids_name,
+            manifest.last_position_name,
+            manifest.num_positions_name,
+        )
+        names = ("input_ids", *optional, *cache)
+        return [SimpleNamespace(name=name) for name in names if name is not None]
 
     def get_outputs(self) -> list[Any]:
         layers = range(self.manifest.num_layers)
@@ -247,8 +252,9 @@ def test_on_a_gpu_the_cache_stays_there_and_inputs_are_bound_when_they_are_writt
         assert row.dtype == np.float32
         device, _, ids = gpu.bound["input_ids"][-1]
         assert device == "cpu" and ids is not None and ids.tolist() == [token_ids]
-        mask = gpu.bound["attention_mask"][-1][2]
-        assert mask is not None and mask.shape == (1, num_past + len(token_ids))
+        last, count = (gpu.bound[name][-1][2] for name in ("last_position", "num_positions"))
+        assert last is not None and last.tolist() == [num_past + len(token_ids) - 1]
+        assert count is not None and count.tolist() == num_past + len(token_ids)
     assert gpu.log == ["run", "synchronize"] * 3
     assert gpu.bound["logits"][-1][0] == "cpu"
     values = iter(gpu.values)
@@ -320,7 +326,7 @@ def test_a_wished_gpu_that_is_not_there_is_said_once_and_the_cpu_drafts(
 def test_on_a_cpu_ids_are_bound_once_for_drafted_tokens(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Binding by address: what is written later is seen by the run. One token binds the mask only."""
+    """Binding by address: what is written later is seen by the run. One token binds nothing."""
     bound: list[str] = []
     for way in ("bind_input", "_bind_constant"):
         bind = getattr(cached_graph._TokenIo, way)
@@ -336,4 +342,4 @@ def test_on_a_cpu_ids_are_bound_once_for_drafted_tokens(
     del bound[:]
     for num_past in range(5, 9):
         graph.run(np.arange(1), num_past)
-    assert bound == ["attention_mask"] * 4
+    assert bound == []

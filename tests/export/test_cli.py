@@ -44,7 +44,7 @@ def test_the_manifest_describes_the_model(llama: Path, export: Export, tmp_path:
     assert export(llama, "--out", bundle, "--json") == 0
     manifest = load_manifest(bundle)
     assert manifest == Manifest(
-        format_version=1,
+        format_version=2,
         source="llama",
         architecture="llama",
         graph="fused",
@@ -60,8 +60,10 @@ def test_the_manifest_describes_the_model(llama: Path, export: Export, tmp_path:
         cache_dtype="float32",
         logits_dtype="float32",
         input_ids_name="input_ids",
-        attention_mask_name="attention_mask",
+        attention_mask_name=None,
         position_ids_name=None,
+        last_position_name="last_position",
+        num_positions_name="num_positions",
         logits_name="logits",
         past_key_pattern="past_key_values.%d.key",
         past_value_pattern="past_key_values.%d.value",

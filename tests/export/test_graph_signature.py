@@ -49,6 +49,8 @@ def test_names_sizes_and_types_are_found_in_the_graph(tmp_path: Path) -> None:
         input_ids_name="input_ids",
         attention_mask_name="attention_mask",
         position_ids_name=None,
+        last_position_name=None,
+        num_positions_name=None,
         logits_name="logits",
         past_key_pattern="past.%d.key",
         past_value_pattern="past.%d.value",

@@ -96,7 +96,8 @@ def test_positions_that_start_anew_in_every_run_fail(
         fed = feed(self, ids)
         if "position_ids" in fed:
             return {**fed, "position_ids": np.arange(len(ids))[None]}
-        return {**fed, "attention_mask": np.ones((1, len(ids)), np.int64)}  # positions follow it
+        lengths = {"last_position": np.array([len(ids) - 1], np.int32)}
+        return {**fed, **lengths, "num_positions": np.array(len(ids), np.int32)}
 
     monkeypatch.setattr(NumpyRunner, "_feed", anew)
     try:

@@ -34,6 +34,8 @@ GOOD: dict[str, Any] = {
     "input_ids_name": "input_ids",
     "attention_mask_name": "attention_mask",
     "position_ids_name": None,
+    "last_position_name": "last_position",
+    "num_positions_name": "num_positions",
     "logits_name": "logits",
     "past_key_pattern": "past_key_values.%d.key",
     "past_value_pattern": "past_key_values.%d.value",
@@ -44,7 +46,7 @@ GOOD: dict[str, Any] = {
 }
 
 WRONG: dict[str, list[Any]] = {
-    "format_version": [True, 1.0],
+    "format_version": [float(FORMAT_VERSION)],
     "source": [None, 3],
     "architecture": ["", 7, "a" * 256, "ll\x1bama"],
     "graph": [None, []],
@@ -62,6 +64,8 @@ WRONG: dict[str, list[Any]] = {
     "input_ids_name": [None, "", "\ud800"],
     "attention_mask_name": ["", 1],
     "position_ids_name": [False],
+    "last_position_name": [""],
+    "num_positions_name": [2],
     "logits_name": [{}],
     "past_key_pattern": ["past", "%d.%d", "%s", "%999999999d", "%%d", "%d%", None, 1],
     "past_value_pattern": ["%(layer)d"],
@@ -120,7 +124,7 @@ def test_unknown_keys_are_named_but_never_all_of_them() -> None:
     assert is_a_sentence(text)
 
 
-@pytest.mark.parametrize("version", [None, 2, "1", [[1]], {"a": "\x1b[2J"}])
+@pytest.mark.parametrize("version", [None, 1, True, "2", [[2]], {"a": "\x1b[2J"}])
 def test_another_version_is_named(version: Any) -> None:
     text = complaint(GOOD | {"format_version": version})
     assert "format version" in text
