@@ -95,7 +95,7 @@ class ArrayLaw:
             at = ids - first
             known = (at >= 0) & (at < num_ids)
         else:
-            at = np.searchsorted(self.ids, ids)
+            at = self.ids.searchsorted(ids)
             known = self.ids.take(at, mode="clip") == ids
         return np.where(known, _over(self._weights.take(at, mode="clip"), self._mass), 0.0)
 
@@ -112,9 +112,9 @@ class ArrayLaw:
             at = np.array([self._position(goal) for goal in goals], np.int64)
         else:
             if self._cdf is None:
-                self._cdf = np.cumsum(self._weights, dtype=np.float64)
+                self._cdf = self._weights.cumsum(dtype=np.float64)
             # Scaled by the last sum, so that rounding cannot push a draw past the end.
-            at = np.searchsorted(self._cdf, uniforms * self._cdf[-1], side="right")
+            at = self._cdf.searchsorted(uniforms * self._cdf[-1], side="right")
         return self.ids.take(at, mode="clip")
 
     def _position(self, goal: float) -> int:

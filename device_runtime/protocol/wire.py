@@ -185,7 +185,10 @@ class BitWriter:
 
     def put_gamma(self, value: int) -> None:
         """Elias gamma code of value ≥ 0: short for small values."""
-        self.put(value + 1, 2 * (value + 1).bit_length() - 1)  # leading zeros tell the length
+        value += 1
+        num_bits = 2 * value.bit_length() - 1  # leading zeros tell the length
+        self._value = self._value << num_bits | value
+        self._num_bits += num_bits
 
     def getvalue(self) -> bytes:
         """The bits so far, zeros up to a whole byte."""

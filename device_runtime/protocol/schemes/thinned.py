@@ -109,12 +109,12 @@ def write_draws(rejection: Sequence[Draws], grid: Grid) -> bytes:
     ids = [draws.token_id for draws in rejection]
     gaps = [token_id - before - 1 for before, token_id in zip([-1, *ids], ids, strict=False)]
     low_bits, index_bits = best_low_bits(gaps), grid.index_bits
+    low_mask = (1 << low_bits) - 1
     bits = BitWriter()
     bits.put(low_bits, 5)
     for gap, draws in zip(gaps, rejection, strict=True):
         bits.put_gamma(gap >> low_bits)
-        bits.put(gap & ((1 << low_bits) - 1), low_bits)
-        bits.put(draws.index, index_bits)
+        bits.put((gap & low_mask) << index_bits | draws.index, low_bits + index_bits)
         bits.put_gamma(draws.num_draws - 1)
         if draws.index:
             bits.put_gamma(draws.num_unconditional)
@@ -147,7 +147,7 @@ def best_low_bits(gaps: Sequence[int]) -> int:
     """The Golomb parameter with the fewest bits for these gaps, looked for around their mean."""
 
     def num_bits(low_bits: int) -> int:
-        heads = sum(((gap >> low_bits) + 1).bit_length() for gap in gaps)
+        heads = sum([((gap >> low_bits) + 1).bit_length() for gap in gaps])
         return 2 * heads + len(gaps) * low_bits
 
     middle = (sum(gaps) // max(1, len(gaps))).bit_length()
