@@ -100,10 +100,11 @@ class Connection(Generic[S]):
                 with contextlib.suppress(ConnectionError):
                     await self._socket.close(code=over.code, message=over.reason)
         finally:
-            for task in (self._worker, reader):
-                await cancelled(task)
-            if self._held is not None:
-                self._registry.detach(self._held, self)
+            try:
+                await cancelled(self._worker, reader)
+            finally:  # aiohttp cancels this, too, when the client goes
+                if self._held is not None:
+                    self._registry.detach(self._held, self)
 
     async def lose_session(self) -> None:
         self._held = None

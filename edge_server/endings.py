@@ -54,9 +54,11 @@ def reason_of(task: asyncio.Task[None]) -> OverError | None:
     return OverError(WSCloseCode.INTERNAL_ERROR, b"internal error")
 
 
-async def cancelled(task: asyncio.Task[None]) -> None:
-    """Cancel a task and wait until it is over, however it ends."""
-    task.cancel()
-    await asyncio.wait((task,))
-    if not task.cancelled():
-        task.exception()  # seen: it was reported already, or came of the cancelling
+async def cancelled(*tasks: asyncio.Task[None]) -> None:
+    """Cancel tasks and wait until they are over, however they end."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()  # seen: it was reported already, or came of the cancelling

@@ -330,6 +330,9 @@ async def test_a_client_that_only_sends_rubbish_is_sent_away_and_others_notice_n
         assert await bad.refusal(b"\1\6rubbish") is not None
     assert await bad.close_code() == WSCloseCode.POLICY_VIOLATION
     assert await good.stream(10) == greedy_text(PROMPT, 10)
+    edge = client.app[EDGE]
+    await until(lambda: len(edge.connections) == 1)
+    assert edge.registry.num_connected == 1  # the other session waits for its client
 
 
 async def test_refusals_count_only_in_a_row(serve: Serve) -> None:
