@@ -21,7 +21,7 @@ from device_runtime.protocol.errors import ErrorCode, RemoteError
 from device_runtime.protocol.messages import Cancel, Close, Hello, Kind, Refusal, decode, encode
 from edge_server.asks import asked_by_message
 from edge_server.auth import Identity
-from edge_server.endings import OverError, cancelled, deadline, reason_of
+from edge_server.endings import OverError, cancelled, deadline, idle, reason_of
 from edge_server.failures import describe
 from edge_server.front import PACE_S, Front
 from edge_server.logs import SESSION
@@ -85,6 +85,8 @@ class Connection(Generic[S]):
         self._idle = asyncio.Event()
         """Set while no message is being answered."""
         self._idle.set()
+        self._quiet_since_s = time.monotonic()
+        """When the last message came, or was answered."""
         self._over: OverError | None = None
         """Set from outside: why the connection ends."""
         self._worker: asyncio.Task[None] | None = None
@@ -92,16 +94,18 @@ class Connection(Generic[S]):
     async def serve(self) -> None:
         """Until either side closes the connection."""
         self._worker = asyncio.create_task(self._answer_all())
-        reader = asyncio.create_task(self._read_all())
+        period_s = min(self._limits.hello_timeout_s, self._limits.idle_timeout_s)
+        watch = idle(self._quiet_left_s, period_s)  # not a timer for each message: that is slower
+        tasks = self._worker, *map(asyncio.create_task, (self._read_all(), watch))
         try:
-            await asyncio.wait((self._worker, reader), return_when=asyncio.FIRST_COMPLETED)
-            over = self._over or reason_of(self._worker) or reason_of(reader)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            over = self._over or next(filter(None, map(reason_of, tasks)), None)
             if over is not None:
                 with contextlib.suppress(ConnectionError):
                     await self._socket.close(code=over.code, message=over.reason)
         finally:
             try:
-                await cancelled(self._worker, reader)
+                await cancelled(*tasks)
             finally:  # aiohttp cancels this, too, when the client goes
                 if self._held is not None:
                     self._registry.detach(self._held, self)
@@ -128,21 +132,21 @@ class Connection(Generic[S]):
     async def _read_all(self) -> None:
         """Messages into the inbox; ends when the client has gone."""
         while True:
-            is_open = self._held is not None
-            timeout_s = self._limits.idle_timeout_s if is_open else self._limits.hello_timeout_s
-            try:
-                message = await self._socket.receive(timeout_s)
-            except (TimeoutError, asyncio.TimeoutError):
-                if self._idle.is_set() and is_open == (self._held is not None):
-                    raise OverError(WSCloseCode.POLICY_VIOLATION, b"idle for too long") from None
-                continue  # the client waits for us, or has said hello since
+            message = await self._socket.receive()
             if message.type not in (WSMsgType.BINARY, WSMsgType.TEXT):
                 return
             data = message.data if message.type is WSMsgType.BINARY else None
+            self._quiet_since_s = time.monotonic()
             try:
-                self._inbox.put_nowait((data, time.monotonic()))
+                self._inbox.put_nowait((data, self._quiet_since_s))
             except asyncio.QueueFull:
                 raise OverError(WSCloseCode.POLICY_VIOLATION, b"too many messages") from None
+
+    def _quiet_left_s(self) -> float:
+        """How long the client may still say nothing; all the time there is while it waits for us."""
+        limits = self._limits
+        limit_s = limits.idle_timeout_s if self._held is not None else limits.hello_timeout_s
+        return limit_s - (time.monotonic() - self._quiet_since_s if self._idle.is_set() else 0.0)
 
     # the worker
 
@@ -153,6 +157,7 @@ class Connection(Generic[S]):
             try:
                 await self._answer(data, received_s)
             finally:
+                self._quiet_since_s = time.monotonic()
                 self._idle.set()
 
     async def _answer(self, data: bytes | None, received_s: float) -> None:

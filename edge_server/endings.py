@@ -43,6 +43,13 @@ def deadline(
         watch.cancel()
 
 
+async def idle(left_s: Callable[[], float], period_s: float) -> None:
+    """OverError once the client has no time left to be silent; asked anew after each period."""
+    while (wait_s := left_s()) > 0:  # noqa: ASYNC110 -- no event for every message
+        await asyncio.sleep(min(wait_s, period_s))
+    raise OverError(WSCloseCode.POLICY_VIOLATION, b"idle for too long")
+
+
 def reason_of(task: asyncio.Task[None]) -> OverError | None:
     """Why this task ended the connection; None if it did not, or there is nobody left to tell."""
     if not task.done() or task.cancelled():

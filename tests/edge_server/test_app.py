@@ -476,6 +476,12 @@ async def test_who_says_nothing_is_sent_away(serve: Serve) -> None:
     assert await device.close_code() == WSCloseCode.POLICY_VIOLATION
 
 
+async def test_who_answers_pings_and_says_nothing_else_is_sent_away(serve: Serve) -> None:
+    client = await serve(idle_timeout_s=0.3, heartbeat_s=0.1)
+    device = await connect(client)
+    assert await device.close_code() == WSCloseCode.POLICY_VIOLATION
+
+
 async def test_a_client_that_waits_for_its_answer_is_not_idle(
     serve: Serve, engine: TableEngine
 ) -> None:
