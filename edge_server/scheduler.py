@@ -25,9 +25,9 @@ from edge_server.plan import ROUND_TOKENS, Limits, Share, Waiting, plan
 
 S = TypeVar("S")
 
-SWITCH_INTERVAL_S = 0.0005
-"""How long the engine's thread may keep the interpreter while the event loop waits for it. Python's
-default of 5 ms would be paid again and again: for each verdict that is sent while a batch runs."""
+SWITCH_INTERVAL_S = 0.00005
+"""How long one of the two threads, engine and event loop, may keep the interpreter while the other
+waits for it: the engine asks for it anew with each operator. Python's default is 5 ms."""
 
 logger = logging.getLogger(__name__)
 
