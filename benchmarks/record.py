@@ -23,6 +23,9 @@ SCHEMA_VERSION = 1
 # Schema history. A new key keeps the version; a key that goes or changes its meaning raises it.
 #   1 (0.1.0): bench, repeat, is_warmup, machine, settings, results.
 
+RESULTS_FILE = "results.jsonl"
+"""In the folder of a bench."""
+
 HEAD: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "bench": (lambda value: isinstance(value, str) and value != "", "a name"),
     "repeat": (lambda value: type(value) is int and value >= 0, "a count from 0"),

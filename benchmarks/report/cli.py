@@ -25,7 +25,13 @@ NO_BOARD = "none"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which results, and where to."""
     add = parser.add_argument
-    add("results", nargs="?", type=Path, default=RESULTS, help="JSON lines (default: %(default)s)")
+    add(
+        "results",
+        nargs="?",
+        type=Path,
+        default=RESULTS,
+        help="JSON lines, or their folder (default: %(default)s)",
+    )
     add("--out", type=Path, help="folder to write to (default: that of the results)")
     add("--project", action="append", metavar="PROFILE",
         help="add what a board would do, by its bandwidth and power; may be repeated "
@@ -40,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     boards = _boards(records, args.project)
     sections = tuple(projected_section(report.groups, board) for board in boards)
     report = replace(report, sections=sections)
-    paths = write(report, args.out or args.results.parent)
+    paths = write(report, args.out or _folder(args.results))
     print(json.dumps(_summary(report, paths), indent=2) if args.json else _text(report, paths))
     return 0
 
@@ -63,6 +69,10 @@ def write(report: Report, folder: Path) -> list[Path]:
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
     return [folder / name for name in texts]
+
+
+def _folder(results: Path) -> Path:
+    return results if results.is_dir() else results.parent
 
 
 def _summary(report: Report, paths: list[Path]) -> dict[str, Any]:

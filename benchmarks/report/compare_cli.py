@@ -24,7 +24,7 @@ from device_runtime.protocol.errors import ConfigError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Two files, what to compare, and when to fail."""
     add = parser.add_argument
-    add("before", type=Path, help="results of `tandem bench run` to compare with")
+    add("before", type=Path, help="results of `tandem bench run` to compare with: file or folder")
     add("after", type=Path, help="results to judge")
     add("--figure", action="append", choices=COMPARABLE, metavar="NAME", dest="figures",
         help=f"by its name in report.csv; may be repeated (default: {TIME})")  # fmt: skip

@@ -18,7 +18,7 @@ from benchmarks.machine import collect
 from benchmarks.progress import progress_bar
 from benchmarks.projection import read_bandwidth
 from benchmarks.prompts import PROMPT_SET
-from benchmarks.record import Record, append, read, without_cut_line
+from benchmarks.record import RESULTS_FILE, Record, append, read, without_cut_line
 from benchmarks.run.answers import write_answer
 from benchmarks.run.joules import Meter, radio_values
 from benchmarks.run.plan import Arm, Plan, Task, missing, sampling_values
@@ -33,8 +33,6 @@ from device_runtime.protocol.errors import ConfigError
 from device_runtime.settings import RuntimeSettings
 from device_runtime.writer import Device
 from hw_profiles import LinkProfile, load_link
-
-RESULTS = "results.jsonl"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -117,7 +115,7 @@ class Bench:
     """Carries a plan out, link by link, into one file."""
 
     def __init__(self, args: argparse.Namespace, plan: Plan, console: Console) -> None:
-        self.path: Path = args.out / RESULTS
+        self.path: Path = args.out / RESULTS_FILE
         self._args = args
         self._plan = plan
         self._console = console

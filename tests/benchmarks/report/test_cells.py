@@ -74,12 +74,14 @@ def test_warm_ups_and_other_benches_are_not_loaded(tmp_path: Path) -> None:
     other = Record.of("edge", answer().machine, {"arm": "x"})
     write(path, [answer(is_warmup=True), answer(1), other])
     assert [record.repeat for record in load(path)] == [1]
+    assert load(tmp_path) == load(path)  # the folder that a run was told
 
 
 def test_files_that_hold_no_run_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
-    with pytest.raises(ConfigError, match=r"there is no .*results\.jsonl"):
-        load(path)
+    for named in (path, tmp_path):
+        with pytest.raises(ConfigError, match=r"there is no .*results\.jsonl"):
+            load(named)
     path.touch()
     with pytest.raises(ConfigError, match="it holds: nothing"):
         load(path)

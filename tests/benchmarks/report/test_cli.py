@@ -47,6 +47,14 @@ def test_a_report_goes_where_it_is_told_and_speaks_json(
     assert len(said["headlines"]) == 4 and said["doubts"] == []
 
 
+def test_a_runs_folder_is_as_good_as_its_file(
+    results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", "report", str(results.parent), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["files"][0] == str(results.with_name("report.html"))
+
+
 def test_doubts_are_warnings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "results.jsonl"
     write(path, at(20, repeats=2))
