@@ -24,7 +24,7 @@ from rich.text import Text
 from benchmarks.edge_process import EdgeProcess
 from benchmarks.machine import collect
 from benchmarks.overhead import Direction, wire_bytes
-from benchmarks.record import Record, write
+from benchmarks.record import RESULTS_FILE, Record, write
 from device_runtime.bundle import load_manifest
 from device_runtime.link import EdgeLink, LinkSettings
 from device_runtime.protocol.errors import BundleError, TandemError
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     console.print(comparison(summaries))
     console.print(NOTE)
     facts = collect()
-    results = CACHE / "results.jsonl"
+    results = CACHE / RESULTS_FILE
     write(results, [Record.of("demo", facts, summary) for summary in summaries])
     console.print(f"results: {results.relative_to(ROOT)}")
     if args.json:

@@ -30,7 +30,7 @@ from benchmarks.edge_trace import Trace, load, record, save
 from benchmarks.machine import collect
 from benchmarks.progress import progress_bar
 from benchmarks.prompts import PROMPTS
-from benchmarks.record import Record, write
+from benchmarks.record import RESULTS_FILE, Record, write
 from benchmarks.verb_process import VerbProcess
 from device_runtime.protocol.schemes import DEFAULT_SCHEME, SCHEMES, scheme_named
 from device_runtime.settings import RuntimeSettings
@@ -196,7 +196,7 @@ def run(args: argparse.Namespace) -> int:
         records, text = edge_map.run(args.out, console, quick=args.quick, dtype=args.dtype)
     else:
         records, text = _sessions(args, console)
-    write(args.out / "results.jsonl", records)
+    write(args.out / RESULTS_FILE, records)
     (args.out / "table.md").write_text(text)
     console.print(text, markup=False)
     console.print(f"results: {args.out}")

@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.live_models import PROB_BITS, Prediction, paper_speed_up, predict
 from benchmarks.marked import replace_marked
-from benchmarks.record import Record
+from benchmarks.record import RESULTS_FILE, Record
 from benchmarks.report.cells import Cell, Group, cells_of, groups_of, load
 from benchmarks.report.estimates import Estimate
 from benchmarks.report.tables import Entry, Table
@@ -25,7 +25,7 @@ NAMES = ("arm", "link", "sampling")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `tandem bench papers`."""
     add = parser.add_argument
-    add("results", type=Path, nargs="?", default=Path("bench-run/results.jsonl"),
+    add("results", type=Path, nargs="?", default=Path("bench-run", RESULTS_FILE),
         metavar="RESULTS.jsonl", help="of tandem bench run --preset papers, or others")  # fmt: skip
     add("--docs", metavar="MARK", help="also write the tables into docs/reproduction.md, there")
     add("--json", action="store_true", help="the tables as one JSON object")

@@ -34,6 +34,11 @@ HEAD: Mapping[str, tuple[Callable[[Any], bool], str]] = {
 """What a record holds beside its sections: the check, and what is expected in words."""
 
 
+def results_file(path: Path) -> Path:
+    """The file of results that a file, or a bench's folder, stands for."""
+    return path / RESULTS_FILE if path.is_dir() else path
+
+
 class RecordError(TandemError, ValueError):
     """A result breaks the schema, or results of different machines meet; the message says where."""
 

@@ -29,7 +29,7 @@ from benchmarks.device.models import (
     peers,
 )
 from benchmarks.machine import collect
-from benchmarks.record import Record, write
+from benchmarks.record import RESULTS_FILE, Record, write
 from benchmarks.shapes import SHAPES
 from device_runtime.bundle import load_manifest
 from device_runtime.energy.find import KINDS, open_meter
@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
     (args.out / "results.csv").write_text(report.csv_text(rows), encoding="utf-8")
     facts = collect()
     records = [_record(facts, row) for row in rows]
-    write(args.out / "results.jsonl", records)
+    write(args.out / RESULTS_FILE, records)
     print(json.dumps([json.loads(r.to_line()) for r in records]) if args.json else lines)
     console.print(f"results: {args.out}")
     return 0

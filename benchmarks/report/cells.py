@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.record import RESULTS_FILE, Record, RecordError, read, require_same_machine
+from benchmarks.record import Record, RecordError, read, require_same_machine, results_file
 from benchmarks.report.estimates import Estimate
 from benchmarks.report.figures import FIGURES, Results
 from device_runtime.protocol.errors import ConfigError
@@ -100,8 +100,7 @@ class Group:
 
 def load(path: Path) -> list[Record]:
     """Records of `tandem bench run` in a file or in its folder, without those of warm-ups."""
-    if path.is_dir():
-        path = path / RESULTS_FILE
+    path = results_file(path)
     if not path.is_file():
         raise ConfigError(f"there is no {path}; `tandem bench run` writes one")
     records = read(path)

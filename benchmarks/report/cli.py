@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.record import Record
+from benchmarks.record import RESULTS_FILE, Record, results_file
 from benchmarks.report.cells import load
 from benchmarks.report.markdown import to_markdown
 from benchmarks.report.page import to_page
@@ -17,7 +17,7 @@ from benchmarks.report.projected import BANDWIDTH, projected_section
 from benchmarks.report.report import Report, build
 from benchmarks.report.tables import csv_text
 
-RESULTS = Path("bench-run/results.jsonl")
+RESULTS = Path("bench-run", RESULTS_FILE)
 BOARD = "raspberry-pi-5"
 NO_BOARD = "none"
 
@@ -25,13 +25,8 @@ NO_BOARD = "none"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which results, and where to."""
     add = parser.add_argument
-    add(
-        "results",
-        nargs="?",
-        type=Path,
-        default=RESULTS,
-        help="JSON lines, or their folder (default: %(default)s)",
-    )
+    add("results", nargs="?", type=Path, default=RESULTS,
+        help="JSON lines, or their folder (default: %(default)s)")  # fmt: skip
     add("--out", type=Path, help="folder to write to (default: that of the results)")
     add("--project", action="append", metavar="PROFILE",
         help="add what a board would do, by its bandwidth and power; may be repeated "
@@ -46,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     boards = _boards(records, args.project)
     sections = tuple(projected_section(report.groups, board) for board in boards)
     report = replace(report, sections=sections)
-    paths = write(report, args.out or _folder(args.results))
+    paths = write(report, args.out or results_file(args.results).parent)
     print(json.dumps(_summary(report, paths), indent=2) if args.json else _text(report, paths))
     return 0
 
@@ -69,10 +64,6 @@ def write(report: Report, folder: Path) -> list[Path]:
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
     return [folder / name for name in texts]
-
-
-def _folder(results: Path) -> Path:
-    return results if results.is_dir() else results.parent
 
 
 def _summary(report: Report, paths: list[Path]) -> dict[str, Any]:
