@@ -61,38 +61,35 @@ def texts_of(path: Path, tokenizer: Tokenizer, vocab_size: int, context_len: int
     return torch.tensor(ids)[starts[:, None] + torch.arange(length)]
 
 
-class Grams:
-    """Σ x xᵀ (inputs, inputs), float32, over the inputs x of some matrices; for a `with`."""
+def grams(
+    model: PreTrainedModel, modules: Sequence[torch.nn.Module], texts: Tensor
+) -> dict[torch.nn.Module, Tensor]:
+    """Σ x xᵀ (inputs, inputs), float32, over the inputs x of each module while the model reads texts.
 
-    def __init__(self, modules: Sequence[torch.nn.Module]) -> None:
-        self.of: dict[torch.nn.Module, Tensor] = {}
-        """Of every matrix that has met anything."""
-        self._last: tuple[Tensor, Tensor] | None = None
-        """Input and sum of the matrix before: queries, keys and values share both."""
-        self._hooks = [module.register_forward_pre_hook(self._add) for module in modules]
+    texts: ids (texts, tokens). Modules that met nothing are left out.
+    """
+    found: dict[torch.nn.Module, Tensor] = {}
+    last: tuple[Tensor, Tensor] | None = None  # queries, keys and values share input and sum
 
-    def __enter__(self) -> Grams:
-        return self
+    def add(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        nonlocal last
+        x = inputs[0]
+        if last is not None and last[0] is x:
+            found[module] = last[1]
+            return
+        rows = x.reshape(-1, x.shape[-1])
+        if module in found:
+            found[module].addmm_(rows.T, rows)
+        else:
+            found[module] = rows.T @ rows
+        last = x, found[module]
 
-    def __exit__(self, *_: object) -> None:
-        for hook in self._hooks:
-            hook.remove()
-        self._last = None
-
-    def read(self, model: PreTrainedModel, texts: Tensor) -> None:
-        """Run the model over ids (texts, tokens)."""
+    hooks = [module.register_forward_pre_hook(add) for module in modules]
+    try:
         with torch.inference_mode():
             for some in texts.split(_TEXTS_AT_ONCE):
                 model(input_ids=some, use_cache=False)
-
-    def _add(self, module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        x = inputs[0]
-        if self._last is not None and self._last[0] is x:
-            self.of[module] = self._last[1]
-            return
-        rows = x.reshape(-1, x.shape[-1])
-        if module in self.of:
-            self.of[module].addmm_(rows.T, rows)
-        else:
-            self.of[module] = rows.T @ rows
-        self._last = (x, self.of[module])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found

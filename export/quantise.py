@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 
+BITS = {"int8": 8, "int4": 4}
+"""Of the kinds of weights that lie in blocks."""
+
 
 def block_size(num_columns: int) -> int:
     """Weights that share a scale: 64, or 32 in matrices that do not divide into 64."""
@@ -42,7 +45,7 @@ def to_blocks(matrix: Floats, bits: int) -> Blocks:
     The largest weight of a block gets the code of which there is one more: the lowest.
     """
     blocks = _cut(matrix)
-    scales = _largest(blocks)[1] / -np.float32(2 ** (bits - 1))
+    scales = _widest(blocks, bits)[1]
     codes = _codes(blocks, scales, bits)
     if bits == 4:
         codes = (codes[..., 0::2] | codes[..., 1::2] << 4).astype(np.uint8)
@@ -56,8 +59,7 @@ def best_scales(matrix: Floats, bits: int) -> tuple[Floats, NDArray[np.int64]]:
     left above it: `to_blocks` of the rounded matrix finds the same scales.
     """
     blocks = _cut(matrix)
-    index, largest = _largest(blocks)
-    widest = largest / -np.float32(2 ** (bits - 1))
+    index, widest = _widest(blocks, bits)
     best, least = widest, np.full(widest.shape, np.inf, np.float32)
     for share in np.linspace(1, 0.5, 21, dtype=np.float32):
         scales = widest * share
@@ -75,10 +77,11 @@ def _cut(matrix: Floats) -> Floats:
     return np.pad(matrix, ((0, 0), (0, -num_columns % size))).reshape(num_rows, -1, size)
 
 
-def _largest(blocks: Floats) -> tuple[NDArray[np.int64], Floats]:
-    """Of each block, place and value of the weight farthest from zero."""
+def _widest(blocks: Floats, bits: int) -> tuple[NDArray[np.int64], Floats]:
+    """Of each block, where its largest weight lies, and the scale that gives it the lowest code."""
     index = np.abs(blocks).argmax(-1)
-    return index, np.take_along_axis(blocks, index[..., None], -1)[..., 0]
+    largest = np.take_along_axis(blocks, index[..., None], -1)[..., 0]
+    return index, largest / -np.float32(2 ** (bits - 1))
 
 
 def _codes(blocks: Floats, scales: Floats, bits: int) -> NDArray[np.uint8]:

@@ -7,7 +7,7 @@ and the parity check and `tandem bench weights` judge the very numbers that the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,10 +17,10 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from export import gptq
-from export.calibration import Grams, Told
+from export.calibration import Told, grams
 from export.choose import CALIBRATED
 from export.errors import ExportError
-from export.quantise import Floats, to_blocks, to_columns
+from export.quantise import BITS, Floats, to_blocks, to_columns
 
 GRAM_BYTES = 1 << 30
 """For what matrices met, or as much as they take themselves: so many are fitted on one reading."""
@@ -31,8 +31,8 @@ class _Matrix:
     weight: Tensor
     is_transposed: bool
     """It lies (inputs, outputs)."""
-    modules: list[torch.nn.Module] = field(default_factory=list)
-    """Linear maps that multiply with it; none for an embedding of its own."""
+    module: torch.nn.Module | None = None
+    """A linear map that multiplies with it; None for an embedding of its own."""
 
     @property
     def rows(self) -> Tensor:
@@ -57,19 +57,20 @@ def round_weights(
     matrices = _matrices(model)
     num_done = 0
     for together in _groups(matrices):
-        with torch.no_grad(), Grams([m.modules[0] for m in together if m.modules]) as grams:
-            if texts is not None and weights in CALIBRATED:
-                grams.read(model, texts)
-            for matrix in together:
-                gram = grams.of.get(matrix.modules[0]) if matrix.modules else None
+        met: dict[torch.nn.Module, Tensor] = {}
+        if texts is not None and weights in CALIBRATED:
+            met = grams(model, [m.module for m in together if m.module is not None], texts)
+        for matrix in together:
+            gram = met.get(matrix.module) if matrix.module is not None else None
+            with torch.no_grad():
                 matrix.rows.copy_(_rounded(matrix.rows, gram, weights))
-                num_done += 1
-                told(num_done, len(matrices))
+            num_done += 1
+            told(num_done, len(matrices))
 
 
 def _rounded(rows: Tensor, gram: Tensor | None, weights: str) -> Tensor:
     if gram is not None:
-        return gptq.compensated(rows, gram, bits=4)
+        return gptq.compensated(rows, gram, BITS[weights])
     return torch.from_numpy(_NEAREST[weights](rows.numpy()))
 
 
@@ -84,8 +85,8 @@ def _matrices(model: PreTrainedModel) -> list[_Matrix]:
         weight: Any = module.weight
         new = _Matrix(weight.detach(), isinstance(module, Conv1D))
         matrix = found.setdefault(weight.data_ptr(), new)
-        if is_linear:
-            matrix.modules.append(module)
+        if is_linear and matrix.module is None:
+            matrix.module = module
     return list(found.values())
 
 
@@ -123,7 +124,6 @@ def _halves(matrix: Floats) -> Floats:
 
 _NEAREST: dict[str, Callable[[Floats], Floats]] = {
     "fp16": _halves,
-    "int8": _blocks(8),
     "int8-dynamic": _columns,
-    "int4": _blocks(4),
+    **{weights: _blocks(bits) for weights, bits in BITS.items()},
 }

@@ -13,7 +13,7 @@ from onnx import TensorProto
 from export.decoder import Floats, Linear
 from export.errors import ExportError
 from export.onnx_writer import MICROSOFT, OnnxWriter
-from export.quantise import block_size, to_blocks, to_columns
+from export.quantise import BITS, block_size, to_blocks, to_columns
 
 PLAIN: dict[str, np.dtype[Any]] = {"fp32": np.dtype(np.float32), "fp16": np.dtype(np.float16)}
 """Kinds of weights that are stored as plain numbers, and the type of those."""
@@ -173,4 +173,4 @@ def weight_format(writer: OnnxWriter, weights: str, accuracy_level: int) -> Weig
         return Plain(writer, PLAIN[weights])
     if weights == "int8-dynamic":
         return ColumnQuantised(writer)
-    return BlockQuantised(writer, {"int8": 8, "int4": 4}[weights], accuracy_level)
+    return BlockQuantised(writer, BITS[weights], accuracy_level)

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
-from export.calibration import NUM_TEXTS, TEXT_LEN, Grams, own_texts, texts_of
+from export.calibration import NUM_TEXTS, TEXT_LEN, grams, own_texts, texts_of
 from export.errors import ExportError
 from tests.tiny_models import tiny_model
 
@@ -68,14 +68,13 @@ def test_grams_sum_over_every_token_and_are_shared_where_inputs_are() -> None:
     handle = attention.k_proj.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     texts = own_texts(model, 16)[:5]
     seen.clear()
-    with Grams([attention.q_proj, attention.k_proj, attention.o_proj]) as grams:
-        grams.read(model, texts)
+    found = grams(model, [attention.q_proj, attention.k_proj, attention.o_proj], texts)
     handle.remove()
     x = torch.cat([part.reshape(-1, part.shape[-1]) for part in seen])
     assert len(x) == texts.numel()
-    torch.testing.assert_close(grams.of[attention.k_proj], x.T @ x, rtol=1e-4, atol=1e-4)
-    assert grams.of[attention.q_proj] is grams.of[attention.k_proj]
-    assert grams.of[attention.o_proj] is not grams.of[attention.k_proj]
-    before = grams.of[attention.o_proj].clone()
+    torch.testing.assert_close(found[attention.k_proj], x.T @ x, rtol=1e-4, atol=1e-4)
+    assert found[attention.q_proj] is found[attention.k_proj]
+    assert found[attention.o_proj] is not found[attention.k_proj]
+    before = found[attention.o_proj].clone()
     model(input_ids=texts)
-    assert torch.equal(grams.of[attention.o_proj], before)  # nothing is left behind in the model
+    assert torch.equal(found[attention.o_proj], before)  # nothing is left behind in the model
