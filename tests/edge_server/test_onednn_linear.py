@@ -33,14 +33,17 @@ def amd_with_avx512(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("num_tokens", [1, 7, 130])
-def test_products_are_those_of_the_layer(num_tokens: int, bias: bool) -> None:
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
+def test_products_are_those_of_the_layer(
+    dtype: torch.dtype, tolerance: float, num_tokens: int, bias: bool
+) -> None:
     torch.manual_seed(0)
-    linear = nn.Linear(48, 80, bias=bias)
-    x = torch.randn(1, num_tokens, 48)
+    linear = nn.Linear(48, 80, bias=bias, dtype=dtype)
+    x = torch.randn(1, num_tokens, 48, dtype=dtype)
     with torch.inference_mode():
-        wanted, found = linear(x), OneDnnLinear(linear)(x)
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+        wanted, found = linear.double()(x.double()), OneDnnLinear(linear.to(dtype))(x)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.double(), wanted, rtol=tolerance, atol=tolerance)
 
 
 def test_every_linear_layer_is_replaced_and_nothing_else() -> None:
@@ -57,10 +60,11 @@ def test_every_linear_layer_is_replaced_and_nothing_else() -> None:
 
 
 @pytest.mark.usefixtures("amd_with_avx512")
-def test_it_is_for_float32_on_a_cpu_alone() -> None:
+def test_it_is_for_types_it_knows_and_for_a_cpu() -> None:
     assert onednn_is_faster(torch.float32, CPU)
+    assert onednn_is_faster(torch.bfloat16, CPU) is torch.ops.mkldnn._is_mkldnn_bf16_supported()
     assert not onednn_is_faster(torch.float64, CPU)
-    assert not onednn_is_faster(torch.bfloat16, CPU)
+    assert not onednn_is_faster(torch.bfloat16, torch.device("cuda"))
     assert not onednn_is_faster(torch.float32, torch.device("cuda"))
 
 
