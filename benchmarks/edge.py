@@ -134,7 +134,7 @@ class Bench:
             "arm": arm, "sessions": num_sessions, "think_s": None if arm == LIVE else work.think_s,
             "length_ratio": length_ratio, "arrivals_per_s": arrivals_per_s or None,
             "scheme": self.scheme, "gamma": self.gamma, "temperature": SAMPLING.temperature,
-            "top_p": SAMPLING.top_p, "dtype": line["dtype"],
+            "top_p": SAMPLING.top_p, "dtype": line["dtype"], "replicas": line["replicas"],
             "alpha": self._alpha(arm, heard), **values_of(heard),
         }  # fmt: skip
         self.records.append(Record.of("edge", self.facts, values, repeat=repeat))
@@ -169,7 +169,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="device and link between a verdict and the next block (default: 0)")  # fmt: skip
     add("--device", default="auto", help="of the edge: auto, cpu or cuda")
     add("--dtype", default="auto", help="of the edge")
-    add("--threads", type=int, default=0, help="of the edge (default: all processors but one)")
+    add("--replicas", type=int, default=1, help="of the edge's model, on a CPU (default: 1)")
+    add("--threads", type=int, default=0,
+        help="of each replica (default: all processors but one, divided among them)")  # fmt: skip
     add("--trace", type=Path, help="recorded answers: read if there, else written")
     add("--live", action="store_true",
         help="beside the replayed devices, ones that draft here (arm split-live)")  # fmt: skip
@@ -211,7 +213,8 @@ def _sessions(args: argparse.Namespace, console: Console) -> tuple[list[Record],
     plan = replace(plan, sessions=tuple(args.sessions or plan.sessions))
     settings = {
         "model": str(PAIR / "llm"), "device": args.device, "dtype": args.dtype, "cache_gib": 1.0,
-        "num_threads": args.threads or max(1, len(os.sched_getaffinity(0)) - 1),
+        "replicas": args.replicas,
+        "num_threads": args.threads or max(1, (len(os.sched_getaffinity(0)) - 1) // args.replicas),
     }  # fmt: skip
     bundle = exported_slm(console)
     bench = Bench(plan, settings, args.scheme, args.gamma, args.think_ms / 1e3, bundle)

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from transformers import PreTrainedModel
 
 from benchmarks.edge_map import Cost, Setting, best, costs, markdown, records, winners
 from benchmarks.edge_passes import pass_s, pretend_read, random_engine, timed_s
@@ -28,6 +29,7 @@ from edge_server.cache import num_blocks_for
 from edge_server.edge_draft import DraftingEngine
 from edge_server.engine import TorchEngine
 from edge_server.loading import TOLERANCE
+from edge_server.runner import LocalRunner
 
 LLAMA_8B: dict[str, Any] = {
     "model_type": "llama", "vocab_size": 128_256, "hidden_size": 4_096,
@@ -136,10 +138,17 @@ def kv_bytes_per_token(config: dict[str, Any]) -> int:
     return int(2 * 2 * config["num_hidden_layers"] * config["num_key_value_heads"] * head_size)
 
 
+def _model(engine: TorchEngine) -> PreTrainedModel:
+    runner = engine.runner
+    assert isinstance(runner, LocalRunner)
+    return runner.model
+
+
 def _resized(engine: TorchEngine, max_blocks: int) -> TorchEngine:
+    model = _model(engine)
     return TorchEngine(
-        engine.model, num_ids=engine.num_ids, context_len=engine.model.config.max_position_embeddings,
-        max_blocks=max_blocks,
+        LocalRunner(model), num_ids=engine.num_ids,
+        context_len=model.config.max_position_embeddings, max_blocks=max_blocks,
     )  # fmt: skip
 
 
@@ -147,7 +156,7 @@ def pass_floor(engine: TorchEngine, plan: Plan, facts: dict[str, Any]) -> tuple[
     """A verify pass beside its products and its reading; and what laws and judging add to it."""
     repeats = 4 * plan.repeats
     verify_pass_s = pass_s(engine, plan.sessions, plan.context, plan.new, repeats)
-    gemm_s = gemms_s(engine.model, plan.sessions * plan.new)
+    gemm_s = gemms_s(_model(engine), plan.sessions * plan.new)
     read_s = kv_read_s(engine, plan.sessions, plan.context + plan.new)
     gamma = plan.new - 1
     judged_s = verify_s(engine, plan.sessions, plan.context, gamma, SETTING.alpha, repeats).seconds
@@ -179,10 +188,10 @@ def gemms_s(model: torch.nn.Module, num_tokens: int) -> float:
 def kv_read_s(engine: TorchEngine, num_sessions: int, context: int) -> float:
     """Reading as many bytes as the keys and values of the sessions have, once, by a maximum."""
     slots = pretend_read(engine, num_sessions, context)
-    num_bytes = num_sessions * num_blocks_for(context) * engine.block_bytes
+    num_bytes = num_sessions * num_blocks_for(context) * engine.runner.block_bytes
     for slot in slots:
         engine.drop(slot)
-    data = torch.ones(num_bytes // 2, dtype=torch.bfloat16, device=engine.model.device)
+    data = torch.ones(num_bytes // 2, dtype=torch.bfloat16, device=engine.runner.device)
     return timed_s(lambda: data.view(torch.int16).max(), 20)
 
 
@@ -196,7 +205,7 @@ def numerics_floor(plan: Plan, device: torch.device, facts: dict[str, Any]) -> t
     ]
     single = random_engine(config, dtype=torch.float32, device=device, max_blocks=64)
     rows = _last_rows(single, texts)
-    for weights in single.model.parameters():
+    for weights in _model(single).parameters():
         # Not the model's `.to`: it would round the rotary frequencies, too, as loading never does.
         weights.data = weights.data.to(torch.bfloat16)
     error = max(

@@ -21,9 +21,10 @@ from benchmarks.machine import collect
 from benchmarks.record import Record
 from edge_server.cache import BLOCK_LEN, num_blocks_for
 from edge_server.checkpoint import Checkpoint
-from edge_server.edge_draft import DraftingEngine, load_edge_draft
+from edge_server.edge_draft import DraftingEngine
+from edge_server.engines import find_models, make_engine
 from edge_server.facts import read_tokens
-from edge_server.loading import load_engine
+from edge_server.loading import resolve_device, resolve_dtype
 
 ARMS = ("edge", "edge+draft", "split")
 NONE = "none keeps it"
@@ -159,8 +160,11 @@ def run(out: Path, console: Console, *, quick: bool, dtype: str) -> tuple[list[R
 
     opened = Checkpoint.open(PAIR / "llm")
     tokens = read_tokens(opened.folder)
-    plain = load_engine(opened, num_ids=len(tokens), dtype=dtype, cache_bytes=2 << 30)
-    engine = load_edge_draft(plain, Checkpoint.open(PAIR / "slm"), tokens)
+    models = find_models(opened, tokens, str(PAIR / "slm"))
+    device = resolve_device("auto")
+    runners = [model.load(device, resolve_dtype(dtype, device)) for model in models]
+    engine = make_engine(models, runners, 2 << 30)
+    assert isinstance(engine, DraftingEngine)
     contexts = (64, 512) if quick else (32, 128, 256, 512, 768, 960)
     sessions = (1, 8, 32) if quick else (1, 2, 4, 8, 16, 32, 64)
     limits_s = (0.01, 0.02, 0.05, 0.1, 0.2)

@@ -16,6 +16,7 @@ import torch
 from device_runtime.protocol.edge_states import Job
 from edge_server.attention import NAME
 from edge_server.engine import Slot, TorchEngine
+from edge_server.runner import LocalRunner
 
 LOGIT_SPREAD = 5.0
 """Standard deviation of random logits: as in trained models, the likeliest tens of ids then hold
@@ -36,7 +37,7 @@ def random_engine(
     scale = settings.initializer_range * settings.hidden_size**0.5
     torch.nn.init.constant_(model.model.norm.weight, LOGIT_SPREAD / scale)
     return TorchEngine(
-        model.to(device),
+        LocalRunner(model.to(device)),
         num_ids=config["vocab_size"],
         context_len=config["max_position_embeddings"],
         max_blocks=max_blocks,
@@ -46,11 +47,8 @@ def random_engine(
 def pretend_read(engine: TorchEngine, num_sessions: int, context: int) -> list[Slot]:
     """Slots whose caches stand for `context` tokens each."""
     slots = [engine.open() for _ in range(num_sessions)]
-    # Once for real, and short: the model makes its pools on the first pass.
-    engine.logits([(slots[0], Job((1,), 1))])
     batch = [(slot, Job((1,) * context, 0)) for slot in slots]
-    with torch.inference_mode():
-        engine._reserve(batch, [0] * num_sessions)  # noqa: SLF001 -- as if it had run
+    engine._reserve(batch, [0] * num_sessions)  # noqa: SLF001 -- as if it had run
     for slot in slots:
         slot.tokens = (1,) * context
     return slots

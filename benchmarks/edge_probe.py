@@ -99,7 +99,7 @@ class ProbedEngine:
         models = getattr(self._engine, "target", None), getattr(self._engine, "draft", None)
         engines = [engine for engine in models if engine is not None] or [self._engine]
         return sum(
-            (engine.max_blocks - 1 - engine.num_free_blocks) * engine.block_bytes
+            (engine.max_blocks - 1 - engine.num_free_blocks) * engine.runner.block_bytes
             for engine in engines
         )
 
@@ -107,9 +107,9 @@ class ProbedEngine:
 def probed(config: EdgeConfig) -> tuple[web.Application, dict[str, object]]:
     """The application of `tandem edge` with accounts."""
     app, summary = build(config)
-    accounts, scheduler = Accounts(), app[EDGE].scheduler
-    scheduler.engine = engine = ProbedEngine(scheduler.engine, accounts)
-    told = scheduler.on_batch
+    accounts, schedulers = Accounts(), app[EDGE].replicas.schedulers
+    engines = [ProbedEngine(scheduler.engine, accounts) for scheduler in schedulers]
+    told = schedulers[0].on_batch
 
     def on_batch(ran: Ran) -> None:
         accounts.batch_jobs.append(ran.num_jobs)
@@ -118,11 +118,12 @@ def probed(config: EdgeConfig) -> tuple[web.Application, dict[str, object]]:
         accounts.waited_s.extend(ran.waited_s)
         told(ran)
 
-    scheduler.on_batch = on_batch
+    for scheduler, engine in zip(schedulers, engines, strict=True):
+        scheduler.engine, scheduler.on_batch = engine, on_batch
 
     async def answer(_: web.Request) -> web.Response:
         accounts.loop_cpu_s = time.thread_time()
-        accounts.cache_bytes = engine.held_bytes()
+        accounts.cache_bytes = sum(engine.held_bytes() for engine in engines)
         accounts.num_sessions = len(app[EDGE].registry)
         accounts.rss_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         return web.json_response(asdict(accounts))

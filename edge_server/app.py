@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from edge_server.logs import REQUEST
 from edge_server.metrics import CONTENT_TYPE, Metrics
 from edge_server.openai_requests import MAX_BODY_BYTES
 from edge_server.openapi import describe_api
+from edge_server.replicas import Replicas
 from edge_server.scheduler import BusyError, Ran, Scheduler
 from edge_server.sessions import Registry
 from edge_server.state import EDGE, Edge, Probes
@@ -49,13 +50,13 @@ logger = logging.getLogger(__name__)
 
 
 def make_app(
-    engine: TargetEngine[Any],
+    engines: Sequence[TargetEngine[Any]],
     facts: EdgeFacts,
     config: EdgeConfig,
     text: EdgeText | None = None,
     probes: Probes | None = None,
 ) -> web.Application:
-    """The application that serves this engine; without `text`, to device sessions only.
+    """The application that serves these engines, all alike; without `text`, to device sessions only.
 
     ConfigError if the tokens file is no good.
     """
@@ -73,16 +74,17 @@ def make_app(
         batches.add(ran.num_jobs, ran.num_tokens)
         metrics.batch_ran(ran)
 
-    scheduler = _scheduler(engine, config, on_batch)
+    schedulers = [_scheduler(engine, config, on_batch) for engine in engines]
+    replicas = Replicas(schedulers, config.max_queue)
     registry = Registry(
-        facts, scheduler, max_sessions=config.max_sessions, resume_ttl_s=config.resume_ttl_s,
+        facts, replicas, max_sessions=config.max_sessions, resume_ttl_s=config.resume_ttl_s,
         max_per_client=config.max_sessions_per_token,
     )  # fmt: skip
     admission = Admission(Rates(config.requests_per_minute, config.tokens_per_minute))
     trace = Trace(Path(config.trace_file) if config.trace_file else None)
     app[EDGE] = Edge(
-        facts, config, tokens, scheduler, registry, admission, metrics,
-        Front(scheduler, admission, metrics, trace), batches, engine, text, probes or Probes(),
+        facts, config, tokens, replicas, registry, admission, metrics,
+        Front(replicas, admission, metrics, trace), batches, text, probes or Probes(),
     )  # fmt: skip
     _add_routes(app, with_completions=text is not None)
     app.cleanup_ctx.append(_background)
@@ -95,7 +97,6 @@ def _scheduler(
 ) -> Scheduler[Any]:
     return Scheduler(
         engine,
-        max_queue=config.max_queue,
         max_rows=config.max_batch_rows,
         max_tokens=config.max_batch_tokens,
         prefill_tokens=config.prefill_tokens,
@@ -142,18 +143,19 @@ async def _drain_completions(edge: Edge, timeout_s: float) -> None:
 
 
 async def _background(app: web.Application) -> AsyncIterator[None]:
-    """The scheduler, and the expiry of sessions nobody came back for."""
+    """The schedulers, and the expiry of sessions nobody came back for."""
     edge = app[EDGE]
-    tasks = [
-        asyncio.create_task(edge.scheduler.serve(), name="scheduler"),
-        asyncio.create_task(_expire(edge.registry), name="expiry"),
-    ]
+    schedulers = edge.replicas.schedulers
+    tasks = [asyncio.create_task(each.serve(), name="scheduler") for each in schedulers]
+    tasks.append(asyncio.create_task(_expire(edge.registry), name="expiry"))
     for task in tasks:
         task.add_done_callback(_report)
     yield
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
+    for scheduler in schedulers:
+        scheduler.engine.close()
     edge.front.trace.close()
 
 
@@ -213,7 +215,7 @@ async def _session(request: web.Request) -> web.StreamResponse:
 
 async def _healthz(request: web.Request) -> web.Response:
     """The process can still serve; if not, nothing but starting it again helps."""
-    stopped = request.app[EDGE].scheduler.stopped
+    stopped = request.app[EDGE].replicas.stopped
     return web.Response(text="stopped\n" if stopped else "ok\n", status=503 if stopped else 200)
 
 

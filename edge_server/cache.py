@@ -6,7 +6,7 @@ block n // BLOCK_LEN. The pool starts small and grows up to a budget, so memory 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,9 +18,6 @@ BLOCK_LEN = 32
 
 ZERO_BLOCK = 0
 """Never handed out, never written: it fills up the block tables of shorter sessions."""
-
-_FIRST_CAPACITY = 64
-_GROWTH = 1.5
 
 
 def num_blocks_for(num_tokens: int) -> int:
@@ -40,69 +37,33 @@ class PagedCache(Cache):
     layer_class_to_replicate = None
     offloading = False
 
-    def __init__(self, num_layers: int, max_blocks: int) -> None:
-        """max_blocks: the most blocks to allocate, ZERO_BLOCK included."""
+    def __init__(self, num_layers: int) -> None:
         # Not Cache.__init__: it builds one object per layer that would hold one batch.
         self.layers = []
-        self.max_blocks = max_blocks
         self._num_layers = num_layers
         self._pools: dict[int, tuple[Tensor, Tensor]] = {}
         """Layer → keys and values (capacity, BLOCK_LEN, heads, head size)."""
-        self._capacity = min(_FIRST_CAPACITY, max_blocks)
-        self._clean = list(range(self._capacity - 1, ZERO_BLOCK, -1))
-        self._used_before: list[int] = []
+        self._capacity = 0
         self._places = torch.empty(0, dtype=torch.int64)
         self._kv_len = 0
 
-    # blocks
+    # a store of blocks: `edge_server.blocks`
 
-    @property
-    def num_free(self) -> int:
-        """Blocks that can still be handed out, those not yet allocated included."""
-        return len(self._clean) + len(self._used_before) + self.max_blocks - self._capacity
-
-    def take(self, count: int) -> list[int]:
-        """Hand out zeroed blocks; count ≤ num_free."""
-        assert count <= self.num_free
-        if count > len(self._clean):
-            self._wipe()
-        if count > len(self._clean):
-            self._grow(count - len(self._clean))
-        return [self._clean.pop() for _ in range(count)]
-
-    def give_back(self, blocks: Iterable[int]) -> None:
-        """Blocks that no session uses any more."""
-        self._used_before += blocks
-
-    def _wipe(self) -> None:
-        """Zero what was given back.
-
-        Masked places weigh 0, but 0 · NaN is NaN: one session's overflow must not reach the next
-        owner of its blocks.
-        """
-        for pool in self._tensors():
-            pool[self._used_before] = 0
-        # In order, so that a text mostly gets blocks that lie one behind the other.
-        self._clean = sorted((*self._clean, *self._used_before), reverse=True)
-        self._used_before = []
-
-    def _grow(self, num_missing: int) -> None:
-        wanted = max(self._capacity + num_missing, int(self._capacity * _GROWTH))
-        capacity = min(wanted, self.max_blocks)
+    def grow(self, capacity: int) -> None:
+        """Have room for so many blocks."""
         for layer, (keys, values) in self._pools.items():
             # One tensor at a time: the old and the new pool never exist together as a whole.
             self._pools[layer] = grown = _grown(keys, capacity), values
             self._pools[layer] = grown[0], _grown(values, capacity)
-        self._clean += range(self._capacity, capacity)
         self._capacity = capacity
+
+    def wipe(self, blocks: Sequence[int]) -> None:
+        """Zero them."""
+        for pool in self._tensors():
+            pool[list(blocks)] = 0
 
     def _tensors(self) -> list[Tensor]:
         return [tensor for pair in self._pools.values() for tensor in pair]
-
-    @property
-    def allocated_bytes(self) -> int:
-        """Memory in use, whether or not it is handed out."""
-        return self._capacity * self.block_bytes
 
     @property
     def block_bytes(self) -> int:

@@ -15,7 +15,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import torch
 from aiohttp import web
 from aiohttp.web_log import AccessLogger
 
@@ -23,10 +22,10 @@ from device_runtime.protocol.errors import TandemError
 from edge_server.app import drain, make_app
 from edge_server.checkpoint import Checkpoint
 from edge_server.config import EdgeConfig, is_loopback, load_config
-from edge_server.edge_draft import load_edge_draft
+from edge_server.engines import find_models, load_engines
 from edge_server.facts import edge_facts, read_tokens
 from edge_server.gauges import gpu_probe, used_tokens
-from edge_server.loading import DEVICES, DTYPES, load_engine
+from edge_server.loading import DEVICES, DTYPES, resolve_device, resolve_dtype
 from edge_server.logs import LOG_FORMATS, use_format
 from edge_server.reload import reload
 from edge_server.state import Probes
@@ -41,7 +40,7 @@ _LAST_WORDS_S = 5.0
 _MAX_HEADERS = 64
 """Of a request, each at most 8,190 bytes, which is aiohttp's own limit."""
 _FLAGS = (
-    "model", "edge_draft", "edge_gamma", "host", "port", "device", "dtype", "num_threads",
+    "model", "edge_draft", "edge_gamma", "host", "port", "device", "dtype", "replicas", "num_threads",
     "cache_gib", "tokens_file", "tls_cert", "tls_key", "insecure", "max_sessions", "log_format",
     "trace_file",
 )  # fmt: skip
@@ -70,8 +69,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="default: auto, bfloat16 on a GPU and float32 on a CPU",
     )  # fmt: skip
     parser.add_argument(
-        "--threads", type=int, dest="num_threads", help="of the model on a CPU (default: all cores)"
-    )
+        "--replicas", type=int, metavar="N",
+        help=f"copies of the model on a CPU, that batch side by side (default: {default.replicas})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--threads", type=int, dest="num_threads",
+        help="of each replica on a CPU (default: the cores, divided among them)",
+    )  # fmt: skip
     parser.add_argument(
         "--cache-gib", type=float, help="memory for keys and values (default: a share of the free)"
     )
@@ -126,23 +130,14 @@ def run(args: argparse.Namespace) -> int:
 
 def build(config: EdgeConfig) -> tuple[web.Application, dict[str, object]]:
     """Load the model and make the application; and what is printed about it."""
-    if config.num_threads:
-        torch.set_num_threads(config.num_threads)
     checkpoint = Checkpoint.open(Path(config.model))
     tokens = read_tokens(checkpoint.folder)
-    engine = load_engine(
-        checkpoint,
-        num_ids=len(tokens),
-        device=config.device,
-        dtype=config.dtype,
-        cache_bytes=int(config.cache_gib * 2**30) or None,
-    )
-    drafting = None
+    device = resolve_device(config.device)
+    dtype = resolve_dtype(config.dtype, device)
+    models = find_models(checkpoint, tokens, config.edge_draft)
+    engines = load_engines(config, models, device, dtype)
+    facts = edge_facts(checkpoint, tokens, engines[0].context_len)
     if config.edge_draft:
-        drafting = load_edge_draft(engine, Checkpoint.open(Path(config.edge_draft)), tokens)
-        engine = drafting.target
-    facts = edge_facts(checkpoint, tokens, engine.context_len)
-    if drafting is not None:
         facts = replace(facts, edge_gamma=config.edge_gamma)
     if facts.context_len < checkpoint.context_len:
         logger.warning(
@@ -151,14 +146,15 @@ def build(config: EdgeConfig) -> tuple[web.Application, dict[str, object]]:
         )  # fmt: skip
     summary = {
         "model": facts.model,
-        "device": engine.model.device.type,
-        "dtype": str(engine.model.dtype).removeprefix("torch."),
+        "device": device.type,
+        "dtype": str(dtype).removeprefix("torch."),
+        "replicas": len(engines),
         "context_len": facts.context_len,
-        "cache_tokens": engine.max_cached,
+        "cache_tokens": sum(engine.max_cached for engine in engines),
     }
-    probes = Probes(partial(used_tokens, engine), gpu_probe(engine.model.device))
+    probes = Probes(partial(used_tokens, engines), gpu_probe(device))
     text = _open_text(checkpoint.folder)
-    return make_app(drafting or engine, facts, config, text, probes), summary
+    return make_app(engines, facts, config, text, probes), summary
 
 
 def _open_text(folder: Path) -> EdgeText | None:

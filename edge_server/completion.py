@@ -116,20 +116,20 @@ class Completion(Generic[S]):
 
     async def deltas(self) -> AsyncGenerator[Delta, None]:
         """The text bit by bit. Cancelling, or closing the iterator, takes its job back."""
-        scheduler = self._front.scheduler
-        slot = scheduler.open(self.identity)
+        replicas = self._front.replicas
+        place = replicas.open(self.identity)
         try:
             session = self._session()
             step = session.receive(encode(self._begin()))
             assert step.job is not None
-            session.commit(await self._front.run(slot, step.job, self.identity))
+            session.commit(await self._front.run(place, step.job, self.identity))
             step = session.receive(encode(Stream(self._wish.max_tokens)))
             while step.job is not None and self.finish_reason is None:
                 await self._pace()
                 job, num_top = step.job, self._wish.num_top
                 if num_top is not None and self._front.foresees:
                     job = asked_for_top(job, self._facts.num_ids, num_top)
-                rows = await self._front.run(slot, job, self.identity)
+                rows = await self._front.run(place, job, self.identity)
                 if self._is_cut:
                     raise CutError
                 num_before = len(session.tokens)
@@ -146,7 +146,7 @@ class Completion(Generic[S]):
                         return
                 yield self._take(last, is_last=step.job is None)
         finally:
-            scheduler.close(slot)
+            replicas.close(place)
 
     async def _pace(self) -> None:
         """A client in debt is written for at its rate."""

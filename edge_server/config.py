@@ -42,8 +42,10 @@ class EdgeConfig:
     """Tokens it drafts at a time."""
     dtype: str = "auto"
     """float64, float32 or bfloat16; auto is bfloat16 on a GPU and float32 on a CPU."""
+    replicas: int = 1
+    """Copies of the model on a CPU, each with its own batches and share of the cache."""
     num_threads: int = 0
-    """Of the model on a CPU; 0 takes one per core. Fewer are faster where others compute too."""
+    """Of each replica; 0 divides the cores among them. Fewer are faster where others compute too."""
     cache_gib: float = 0.0
     """Memory for keys and values; 0 takes a share of what is free."""
     tokens_file: str = ""
@@ -117,7 +119,7 @@ class EdgeConfig:
         for name in (
             "max_sessions", "max_queue", "max_batch_rows", "max_batch_tokens", "prefill_tokens",
             "resume_ttl_s", "idle_timeout_s", "hello_timeout_s", "heartbeat_s", "send_timeout_s",
-            "drain_timeout_s", "max_refusals", "max_completions", "edge_gamma",
+            "drain_timeout_s", "max_refusals", "max_completions", "edge_gamma", "replicas",
         ):  # fmt: skip
             if not 0 < getattr(self, name) < float("inf"):
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be positive")

@@ -226,7 +226,7 @@ class Connection(Generic[S]):
             job, times = step.job, JobTimes()
             if self._front.foresees:
                 job = asked_by_message(job, data, session)
-            rows = await self._front.run(held.slot, job, self._identity, times)
+            rows = await self._front.run(held.place, job, self._identity, times)
             errors = self._hear(session)
             goes_on = session.state is not State.CLOSED
             if goes_on:

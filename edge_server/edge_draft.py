@@ -20,7 +20,6 @@ from edge_server.checkpoint import Checkpoint
 from edge_server.engine import Slot, TorchEngine
 from edge_server.facts import read_tokens
 from edge_server.foresight import LogitRows, draw_drafts
-from edge_server.loading import load_engine
 from edge_server.residual import OnEdgeHere
 
 CATCH_UP_TOKENS = 256
@@ -65,6 +64,10 @@ class DraftingEngine:
 
     def open(self, tenant: bytes = b"") -> TwoSlots:
         return TwoSlots(self.target.open(tenant), self.draft.open(tenant))
+
+    def close(self) -> None:
+        self.target.close()
+        self.draft.close()
 
     def drop(self, slot: TwoSlots) -> None:
         self.target.drop(slot.target)
@@ -150,14 +153,8 @@ def _with_block(job: Job, judging: Judging | None) -> Job:
     return job if judging is None else Job(judging.tokens, judging.num_rows, judging)
 
 
-def load_edge_draft(
-    target: TorchEngine, checkpoint: Checkpoint, target_tokens: Sequence[Entry]
-) -> DraftingEngine:
-    """The target with a draft model beside it, on the same device and with the same dtype.
-
-    The target's memory for keys and values is divided so that both hold the same texts. ConfigError
-    where the two tokenizers differ on the ids that both define.
-    """
+def num_shared_ids(checkpoint: Checkpoint, target_tokens: Sequence[Entry]) -> int:
+    """How many ids this draft model shares with the target: all that both define, or ConfigError."""
     tokens = read_tokens(checkpoint.folder)
     count = min(len(tokens), len(target_tokens))
     if list(tokens[:count]) != list(target_tokens[:count]):
@@ -165,24 +162,4 @@ def load_edge_draft(
             f"the first {count} tokens of {checkpoint.name} and of the target differ; draft with a "
             "model of the target's family (--edge-draft)"
         )
-    dtype = str(target.model.dtype).removeprefix("torch.")
-    draft = load_engine(
-        checkpoint, num_ids=count, device=target.model.device.type, dtype=dtype, max_blocks=3
-    )
-    target_bytes, draft_bytes = bytes_per_block(target), bytes_per_block(draft)
-    max_blocks = target.max_blocks * target_bytes // (target_bytes + draft_bytes)
-    engines = [
-        TorchEngine(
-            engine.model, num_ids=engine.num_ids, context_len=context_len, max_blocks=max_blocks
-        )
-        for engine, context_len in ((target, target.context_len), (draft, checkpoint.context_len))
-    ]
-    return DraftingEngine(*engines)
-
-
-def bytes_per_block(engine: TorchEngine) -> int:
-    """Of the cache, over all layers; known once the model has run."""
-    slot = engine.open()
-    engine.run([(slot, Job((0,), 1))])
-    engine.drop(slot)
-    return engine.block_bytes
+    return count

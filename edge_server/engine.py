@@ -8,20 +8,19 @@ just runs more.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from device_runtime.protocol.edge_states import Job, Rows
 from device_runtime.protocol.errors import TandemError
-from edge_server.attention import forward_pass
-from edge_server.batch import Packed, Piece, pack
-from edge_server.cache import BLOCK_LEN, PagedCache, num_blocks_for
+from edge_server.batch import Piece
+from edge_server.blocks import FreeBlocks
+from edge_server.cache import BLOCK_LEN, num_blocks_for
 from edge_server.foresight import LogitRows, foresee
+from edge_server.runner import Runner
 from edge_server.sharing import SharedBlocks
 
 S = TypeVar("S")
@@ -77,6 +76,10 @@ class TargetEngine(Protocol[S]):
         """Do jobs of different slots in one forward pass."""
         ...
 
+    def close(self) -> None:
+        """It is not used any more."""
+        ...
+
 
 class Slot:
     """The part of one session's text that is in the cache."""
@@ -91,28 +94,25 @@ class Slot:
 
 
 class TorchEngine:
-    """A causal language model of `transformers` with a paged cache."""
+    """Bookkeeping over a runner's cache: which session has which blocks, and what is in them."""
 
-    def __init__(
-        self, model: PreTrainedModel, *, num_ids: int, context_len: int, max_blocks: int
-    ) -> None:
-        """The model must have been loaded with the attention function `attention.NAME`.
+    def __init__(self, runner: Runner, *, num_ids: int, context_len: int, max_blocks: int) -> None:
+        """The runner must be this engine's own.
 
         num_ids: ids the tokenizer defines; logits beyond are padding.
         """
-        self.model = model
+        self.runner = runner
         self.num_ids = num_ids
         self.max_blocks = max_blocks
         self._context_len = min(context_len, self.max_cached)
-        self._cache = PagedCache(model.config.get_text_config().num_hidden_layers, max_blocks)
-        self._selects_rows = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self._free = FreeBlocks(runner, max_blocks)
         self._least_recent: dict[Slot, int] = {}
         """Slots that hold blocks and when they were used, the longest ago first."""
         self._now = 0
         """Counts uses: what orders slots and idle blocks."""
         self._num_evictions = 0
         self._shared = SharedBlocks(max_blocks // 2)
-        self.batches_laws = model.device.type == "cuda"
+        self.batches_laws = runner.device.type == "cuda"
         """Whether a batch's laws are made and asked together, before anyone else may use the GPU."""
 
     @property
@@ -128,17 +128,15 @@ class TorchEngine:
         return self._num_evictions
 
     @property
-    def block_bytes(self) -> int:
-        """Bytes of one cache block, once the model has run."""
-        return self._cache.block_bytes
-
-    @property
     def num_free_blocks(self) -> int:
         """Blocks that no slot holds, those kept for a text that begins as an earlier one included."""
-        return self._cache.num_free + self._shared.num_idle
+        return len(self._free) + self._shared.num_idle
 
     def open(self, tenant: bytes = b"") -> Slot:
         return Slot(tenant)
+
+    def close(self) -> None:
+        self.runner.close()
 
     def drop(self, slot: Slot) -> None:
         self._now += 1
@@ -146,7 +144,7 @@ class TorchEngine:
 
     def _empty(self, slot: Slot, now: int | None) -> None:
         """now: others may still come to what the slot shared; None: its room is needed."""
-        self._cache.give_back(self._shared.release(slot.blocks, now))
+        self._free.give_back(self._shared.release(slot.blocks, now))
         slot.tokens, slot.blocks = (), []
         self._least_recent.pop(slot, None)
 
@@ -183,7 +181,6 @@ class TorchEngine:
             return list(rows)
         return foresee(rows, [job for _, job in batch])
 
-    @torch.inference_mode()
     def logits(self, batch: Sequence[tuple[Slot, Job]]) -> list[Tensor]:
         """Logits (num_rows, vocab) for each job; float32, or float64 if the model is."""
         assert len({id(slot) for slot, _ in batch}) == len(batch), "one job per slot"
@@ -198,28 +195,12 @@ class TorchEngine:
         for (slot, job), start in zip(batch, starts, strict=True):
             if start < len(job.tokens):
                 pieces.append(Piece(job.tokens[start:], start, slot.blocks, job.num_rows))
-        rows = self._forward(pack(pieces, self.model.device)) if pieces else torch.empty(0)
+        rows = self.runner.run(pieces) if pieces else torch.empty(0)
         for slot, job in batch:
             slot.tokens = tuple(job.tokens)
             if job.num_rows == 0:  # a prompt: nothing in it will be rejected
                 self._shared.offer(slot.tenant, slot.tokens, slot.blocks)
         return list(torch.split(rows, [job.num_rows for _, job in batch]))
-
-    def _forward(self, packed: Packed) -> Tensor:
-        """Logits (wanted, vocab) of one pass over packed tokens."""
-        selection = {"logits_to_keep": packed.wanted} if self._selects_rows else {}
-        with forward_pass(packed, self._cache):
-            output = self.model(
-                input_ids=packed.token_ids,
-                position_ids=packed.positions,
-                past_key_values=self._cache,
-                use_cache=True,
-                **selection,
-            )
-        logits: Tensor = output.logits[0]
-        if not self._selects_rows:
-            logits = logits[packed.wanted]
-        return logits if logits.dtype == torch.float64 else logits.float()
 
     def _reserve(self, batch: Sequence[tuple[Slot, Job]], starts: Sequence[int]) -> None:
         """Give every slot of the batch just the blocks it needs; others may lose theirs."""
@@ -230,33 +211,33 @@ class TorchEngine:
                 kept = min(count, self._num_writable(slot, start))
                 given, slot.blocks = slot.blocks[kept:], slot.blocks[:kept]
                 self._now += 1
-                self._cache.give_back(self._shared.release(given, self._now))
+                self._free.give_back(self._shared.release(given, self._now))
             self._make_room(sum(counts) - sum(len(slot.blocks) for slot, _ in batch))
             for (slot, _), count in zip(batch, counts, strict=True):
-                slot.blocks += self._cache.take(count - len(slot.blocks))
+                slot.blocks += self._free.take(count - len(slot.blocks))
         finally:
             for slot, _ in batch:
                 self._used(slot)
 
     def _make_room(self, num_blocks: int) -> None:
         """Free so many blocks: of what was used longest ago, be it a slot's or idle."""
-        while self._cache.num_free < num_blocks:
+        while len(self._free) < num_blocks:
             slot, used = next(iter(self._least_recent.items()), (None, self._now + 1))
             idle_since = self._shared.idle_since
             if idle_since is not None and idle_since < used:
-                self._cache.give_back(self._shared.forget_oldest())
+                self._free.give_back(self._shared.forget_oldest())
             elif slot is not None:
                 self._empty(slot, None)
                 self._num_evictions += 1
             else:
-                raise CacheFullError(num_blocks, self._cache.num_free)
+                raise CacheFullError(num_blocks, len(self._free))
 
     def _num_writable(self, slot: Slot, start: int) -> int:
         """Up to which of its blocks a slot may write from `start` on: others read the rest, too."""
         for index in range(start // BLOCK_LEN, len(slot.blocks)):
             if self._shared.num_holders(slot.blocks[index]) > 1:
                 return index
-            self._cache.give_back(self._shared.withdraw(slot.blocks[index]))
+            self._free.give_back(self._shared.withdraw(slot.blocks[index]))
         return len(slot.blocks)
 
 

@@ -1,4 +1,4 @@
-"""What stands before the scheduler, for sessions and completions alike: limits, charges, counts."""
+"""What stands before the engines, for sessions and completions alike: limits, charges, counts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from device_runtime.protocol.edge_states import Job, Outcome, Rows
 from edge_server.admission import Admission
 from edge_server.auth import Identity
 from edge_server.metrics import Metrics
-from edge_server.scheduler import BusyError, JobTimes, Scheduler
+from edge_server.replicas import Place, Replicas
+from edge_server.scheduler import BusyError, JobTimes
 from edge_server.tally import Tally
 from edge_server.trace import Trace
 
@@ -21,13 +22,15 @@ PACE_S = 0.25
 
 
 class Front(Generic[S]):
-    """Jobs go through here to the scheduler; their results are counted here."""
+    """Jobs go through here to the engines; their results are counted here."""
 
     def __init__(
-        self, scheduler: Scheduler[S], admission: Admission, metrics: Metrics, trace: Trace
+        self, replicas: Replicas[S], admission: Admission, metrics: Metrics, trace: Trace
     ) -> None:
-        self.scheduler = scheduler
+        self.replicas = replicas
         self.trace = trace
+        self.foresees = replicas.batches_laws
+        """Whether the engines want to know all that will be asked of a job's rows."""
         self._admission = admission
         self._metrics = metrics
 
@@ -36,7 +39,7 @@ class Front(Generic[S]):
 
         begins: a generation begins here; otherwise it goes on.
         """
-        self.scheduler.admit()  # first: what is refused here must cost nothing
+        self.replicas.admit()  # first: what is refused here must cost nothing
         if begins:
             self._admission.begin(identity)
         else:
@@ -46,22 +49,17 @@ class Front(Generic[S]):
         """For how long the client's streams must rest until they are within its rate; 0 if they are."""
         return self._admission.debt_s(identity)
 
-    @property
-    def foresees(self) -> bool:
-        """Whether the engine wants to know all that will be asked of a job's rows."""
-        return bool(getattr(self.scheduler.engine, "batches_laws", False))
-
     def refused(self, error: BusyError) -> None:
         """Count that somebody was put off."""
         self._metrics.refused(error)
 
     async def run(
-        self, slot: S, job: Job, identity: Identity, times: JobTimes | None = None
+        self, place: Place[S], job: Job, identity: Identity, times: JobTimes | None = None
     ) -> Rows:
         """The job's rows, charged to the client. Cancelling the caller takes the job back."""
         start_s = time.perf_counter()
         charge = partial(self._admission.charge, identity)
-        rows = await self.scheduler.run(slot, job, charge, times)
+        rows = await self.replicas.run(place, job, charge, times)
         self._metrics.job_done(is_prompt=job.num_rows == 0, seconds=time.perf_counter() - start_s)
         return rows
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
 from edge_server.cache import BLOCK_LEN
-from edge_server.engine import TorchEngine
+from edge_server.engines import ServingEngine
 from edge_server.status import GpuStatus
 
 
-def used_tokens(engine: TorchEngine) -> int:
-    """Tokens of the cache that texts hold, whole blocks counted."""
-    return engine.max_cached - engine.num_free_blocks * BLOCK_LEN
+def used_tokens(engines: Sequence[ServingEngine]) -> int:
+    """Tokens of the caches that texts hold, whole blocks counted."""
+    return sum(engine.max_cached - engine.num_free_blocks * BLOCK_LEN for engine in engines)
 
 
 def gpu_probe(device: torch.device) -> Callable[[], GpuStatus] | None:

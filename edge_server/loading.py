@@ -8,6 +8,7 @@ not looked up in a list but tried: the engine's logits must be those of the plai
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from edge_server.cache import num_blocks_for
 from edge_server.checkpoint import Checkpoint, CheckpointError
 from edge_server.engine import TorchEngine
 from edge_server.onednn_linear import onednn_is_faster, use_onednn
+from edge_server.runner import LocalRunner, Runner
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
 DEVICES = ("auto", "cpu", "cuda")
@@ -42,31 +44,49 @@ def load_engine(
     cache_bytes: int | None = None,
     max_blocks: int | None = None,
 ) -> TorchEngine:
-    """Load the weights, try the model, and size the cache.
+    """An engine whose model is in this process.
 
     num_ids: ids the tokenizer defines. cache_bytes: memory for keys and values, by default a share
     of what is free after loading; max_blocks: the same in blocks. CheckpointError or ConfigError
     where something does not fit.
     """
     place = resolve_device(device)
-    model = checkpoint.load(resolve_dtype(dtype, place), place, NAME)
-    _check_rows(model, num_ids, checkpoint)
-    if onednn_is_faster(model.dtype, place):
-        use_onednn(model)
-    context_len = checkpoint.context_len
-    trial = TorchEngine(
-        model, num_ids=num_ids, context_len=context_len, max_blocks=4 + num_blocks_for(_TRIAL_LEN)
+    runner = load_runner(
+        checkpoint, num_ids=num_ids, device=place, dtype=resolve_dtype(dtype, place)
     )
-    try_model(trial)
-    budget = _free_bytes(place) if cache_bytes is None else cache_bytes
-    # The budget is an upper bound, not an allocation.
-    max_blocks = max_blocks or budget // trial.block_bytes
-    if max_blocks < 3:
+    return TorchEngine(
+        runner,
+        num_ids=num_ids,
+        context_len=checkpoint.context_len,
+        max_blocks=max_blocks or num_blocks_in(cache_bytes or free_bytes(place), [runner]),
+    )
+
+
+def load_runner(
+    checkpoint: Checkpoint, *, num_ids: int, device: torch.device, dtype: torch.dtype
+) -> LocalRunner:
+    """Load the weights and try the model. CheckpointError where it cannot be served."""
+    model = checkpoint.load(dtype, device, NAME)
+    _check_rows(model, num_ids, checkpoint)
+    if onednn_is_faster(model.dtype, device):
+        use_onednn(model)
+    try_model(model, checkpoint.context_len)
+    return LocalRunner(model)
+
+
+def num_blocks_in(cache_bytes: int, runners: Sequence[Runner]) -> int:
+    """Blocks that all of these can hold, ZERO_BLOCK included: a bound, which nobody allocates yet.
+
+    ConfigError where that is not even two for sessions.
+    """
+    block_bytes = sum(runner.block_bytes for runner in runners)
+    num_blocks = cache_bytes // block_bytes
+    if num_blocks < 3:
         raise ConfigError(
-            f"{budget / 2**30:.3f} GiB for the cache hold not even two blocks of "
-            f"{trial.block_bytes} bytes; give it more memory (--cache-gib)"
+            f"{cache_bytes / 2**30:.3f} GiB for the cache hold not even two blocks of "
+            f"{block_bytes} bytes; give it more memory (--cache-gib)"
         )
-    return TorchEngine(model, num_ids=num_ids, context_len=context_len, max_blocks=max_blocks)
+    return num_blocks
 
 
 def _check_rows(model: PreTrainedModel, num_ids: int, checkpoint: Checkpoint) -> None:
@@ -101,11 +121,10 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     return DTYPES[name]
 
 
-def try_model(engine: TorchEngine) -> None:
+def try_model(model: PreTrainedModel, context_len: int) -> None:
     """CheckpointError if two texts, run together in pieces, give other logits than each alone."""
-    model = engine.model
     kind = model.config.model_type
-    length = min(_TRIAL_LEN, engine.context_len)
+    length = min(_TRIAL_LEN, context_len)
     generator = torch.Generator().manual_seed(0)
     texts = [
         torch.randint(model.config.get_text_config().vocab_size, (n,), generator=generator)
@@ -119,7 +138,7 @@ def try_model(engine: TorchEngine) -> None:
             f"({type(error).__name__}: {error}); try another --dtype"
         ) from error
     try:
-        deviation = _deviation(_batched_logits(engine, texts), plain)
+        deviation = _deviation(_batched_logits(model, texts), plain)
     except Exception as error:
         raise CheckpointError(
             f"models of the kind {kind} do not work with a batched cache ({type(error).__name__}: "
@@ -139,8 +158,14 @@ def _deviation(logits: list[Tensor], plain: list[Tensor]) -> float:
     return max(float((ours - alone).abs().max() / alone.std()) for ours, alone in pairs)
 
 
-def _batched_logits(engine: TorchEngine, texts: list[Tensor]) -> list[Tensor]:
+def _batched_logits(model: PreTrainedModel, texts: list[Tensor]) -> list[Tensor]:
     """Logits (n, vocab) of each text, computed together in two uneven pieces."""
+    engine = TorchEngine(
+        LocalRunner(model),
+        num_ids=0,
+        context_len=_TRIAL_LEN,
+        max_blocks=4 + num_blocks_for(_TRIAL_LEN),
+    )
     ids = [tuple(text.tolist()) for text in texts]
     cuts = [len(text) // (2 + i) for i, text in enumerate(texts)]
     slots = [engine.open() for _ in texts]
@@ -161,8 +186,8 @@ def _plain_logits(model: PreTrainedModel, texts: list[Tensor]) -> list[Tensor]:
     return [run.logits[0].to(torch.promote_types(model.dtype, torch.float32)) for run in runs]
 
 
-def _free_bytes(device: torch.device) -> int:
-    """Memory the cache may grow to."""
+def free_bytes(device: torch.device) -> int:
+    """Memory that caches may grow to, in all."""
     if device.type == "cuda":
         return int(_CUDA_SHARE * torch.cuda.mem_get_info(device)[0])
     return int(_CPU_SHARE * os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))

@@ -71,7 +71,7 @@ def _names() -> list[str]:
 def _apply(edge: Edge, config: EdgeConfig, tokens: tuple[str, ...]) -> None:
     before, edge.config = edge.config, config
     edge.tokens.replace(tokens)
-    edge.scheduler.set_max_queue(config.max_queue)
+    edge.replicas.set_max_queue(config.max_queue)
     edge.registry.set_limits(
         config.max_sessions, config.resume_ttl_s, config.max_sessions_per_token
     )

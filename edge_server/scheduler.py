@@ -22,12 +22,14 @@ from edge_server.cache import BLOCK_LEN
 from edge_server.engine import TargetEngine
 from edge_server.failures import describe
 from edge_server.plan import ROUND_TOKENS, Limits, Share, Waiting, plan
+from edge_server.runner import LostRunnerError
 
 S = TypeVar("S")
 
 SWITCH_INTERVAL_S = 0.00005
-"""How long one of the two threads, engine and event loop, may keep the interpreter while the other
-waits for it: the engine asks for it anew with each operator. Python's default is 5 ms."""
+"""How long a thread, an engine's or the event loop's, may keep the interpreter while another waits for
+it: an engine whose model is in this process asks for it anew with each operator. Python's default is
+5 ms."""
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +43,7 @@ class BusyError(RemoteError):
 
 
 class StoppedError(TandemError):
-    """A bug ended the scheduler: no job runs any more, until the server is started again."""
+    """The scheduler has ended: no job of it runs any more, until the server is started again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,6 @@ class Scheduler(Generic[S]):
         self,
         engine: TargetEngine[S],
         *,
-        max_queue: int,
         max_rows: int,
         max_tokens: int,
         prefill_tokens: int,
@@ -99,16 +100,18 @@ class Scheduler(Generic[S]):
         self._limits = Limits(
             max_rows, max_tokens, prefill_tokens, engine.max_cached, BLOCK_LEN, length_ratio
         )
-        self._max_queue = max_queue
         self._waiting: deque[_Request[S]] = deque()
         self._closing: list[S] = []
         self._num_evictions = 0
         self._wake = asyncio.Event()
-        self._seconds_per_job = 0.0
+        self.seconds_per_job = 0.0
+        """Of late, of the engine's time."""
+        self.num_open = 0
+        """Slots that were opened and not closed."""
         self.healthy = True
         """False after a batch failed, until one succeeds."""
         self.stopped = False
-        """True once a bug has ended `serve`."""
+        """True once a bug, or the loss of the runner, has ended `serve`."""
 
     @property
     def num_waiting(self) -> int:
@@ -117,22 +120,14 @@ class Scheduler(Generic[S]):
 
     def open(self, tenant: bytes = b"") -> S:
         """A slot for a session; those of one tenant may share what their texts begin with."""
+        self.num_open += 1
         return self.engine.open(tenant)
 
     def close(self, slot: S) -> None:
         """Free a slot's memory as soon as the engine is idle; its jobs must have been cancelled."""
+        self.num_open -= 1
         self._closing.append(slot)
         self._wake.set()
-
-    def set_max_queue(self, max_queue: int) -> None:
-        """From now on; what waits already goes on waiting."""
-        self._max_queue = max_queue
-
-    def admit(self) -> None:
-        """BusyError if one job more would be too many. To be asked before a job is made."""
-        if len(self._waiting) >= self._max_queue:
-            retry_after_s = max(0.05, len(self._waiting) * self._seconds_per_job)
-            raise BusyError(f"{len(self._waiting)} jobs wait", retry_after_s)
 
     async def run(
         self,
@@ -193,7 +188,7 @@ class Scheduler(Generic[S]):
         start_s = time.perf_counter()
         results = await self._results(thread, jobs)
         seconds = time.perf_counter() - start_s
-        self._seconds_per_job += 0.1 * (seconds / len(jobs) - self._seconds_per_job)
+        self.seconds_per_job += 0.1 * (seconds / len(jobs) - self.seconds_per_job)
         waited_s = tuple(start_s - r.since_s for r, share in batch if share.num_new == r.num_new)
         self.on_batch(Ran(len(jobs), sum(share.num_new for share in shares), seconds, waited_s))
         for (request, share), result in zip(batch, results, strict=True):
@@ -233,6 +228,8 @@ class Scheduler(Generic[S]):
         loop = asyncio.get_running_loop()
         try:
             rows = await loop.run_in_executor(thread, self._run_engine, jobs)
+        except LostRunnerError:
+            raise  # nothing will ever succeed: `serve` ends
         except Exception as error:  # noqa: BLE001 -- whatever it is, the others must go on
             logger.error("a batch of %d jobs failed: %s", len(jobs), describe(error))  # noqa: TRY400
             self.healthy = False

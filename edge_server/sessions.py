@@ -13,8 +13,9 @@ from device_runtime.protocol.edge_session import EdgeSession
 from device_runtime.protocol.edge_states import EdgeFacts
 from edge_server.admission import RateError
 from edge_server.auth import Identity
+from edge_server.replicas import Place, Replicas
 from edge_server.residual import scheme_here
-from edge_server.scheduler import BusyError, Scheduler
+from edge_server.scheduler import BusyError
 from edge_server.status import SessionStatus
 from edge_server.tally import Tally
 
@@ -41,7 +42,7 @@ class Held(Generic[S]):
     number: int
     """For logs: says nothing about the client."""
     session: EdgeSession
-    slot: S
+    place: Place[S]
     identity: Identity
     owner: Owner | None = None
     detached_s: float = 0.0
@@ -57,7 +58,7 @@ class Registry(Generic[S]):
     def __init__(
         self,
         facts: EdgeFacts,
-        scheduler: Scheduler[S],
+        replicas: Replicas[S],
         *,
         max_sessions: int,
         resume_ttl_s: float,
@@ -65,7 +66,7 @@ class Registry(Generic[S]):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._facts = facts
-        self._scheduler = scheduler
+        self._replicas = replicas
         self.set_limits(max_sessions, resume_ttl_s, max_per_client)
         self._clock = clock
         self._held: dict[bytes, Held[S]] = {}
@@ -95,7 +96,7 @@ class Registry(Generic[S]):
         token = secrets.token_bytes(RESUME_TOKEN_BYTES)
         self._num_opened += 1
         session = EdgeSession(self._facts, token, scheme_of=scheme_here)
-        held = Held(self._num_opened, session, self._scheduler.open(identity), identity, owner)
+        held = Held(self._num_opened, session, self._replicas.open(identity), identity, owner)
         held.answered_s = self._clock()
         self._held[token] = held
         return held
@@ -147,7 +148,7 @@ class Registry(Generic[S]):
     def forget(self, held: Held[S]) -> None:
         """The session is over."""
         if self._held.pop(held.session.resume_token, None) is not None:
-            self._scheduler.close(held.slot)
+            self._replicas.close(held.place)
 
     def expire(self) -> None:
         """Forget sessions that have waited for too long."""

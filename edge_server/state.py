@@ -17,10 +17,10 @@ from edge_server.auth import Identity, KnownTokens
 from edge_server.completion import Completion
 from edge_server.config import EdgeConfig
 from edge_server.connection import Connection
-from edge_server.engine import TargetEngine
 from edge_server.front import Front
 from edge_server.metrics import Metrics
-from edge_server.scheduler import BusyError, Scheduler
+from edge_server.replicas import Replicas
+from edge_server.scheduler import BusyError
 from edge_server.sessions import Registry
 from edge_server.status import GpuStatus, Status
 from edge_server.tally import BatchTally
@@ -44,13 +44,12 @@ class Edge:
     facts: EdgeFacts
     config: EdgeConfig
     tokens: KnownTokens
-    scheduler: Scheduler[Any]
+    replicas: Replicas[Any]
     registry: Registry[Any]
     admission: Admission
     metrics: Metrics
     front: Front[Any]
     batches: BatchTally
-    engine: TargetEngine[Any]
     text: EdgeText | None
     """None serves sessions only."""
     probes: Probes
@@ -73,7 +72,7 @@ class Edge:
     @property
     def ready(self) -> bool:
         """Whether new sessions are welcome."""
-        return self.scheduler.healthy and not self.draining
+        return self.replicas.healthy and not self.draining
 
     @contextmanager
     def arriving(self) -> Iterator[None]:
@@ -114,15 +113,15 @@ class Edge:
             ready=self.ready,
             draining=self.draining,
             uptime_s=time.monotonic() - self.started_s,
-            queue_jobs=self.scheduler.num_waiting,
+            queue_jobs=self.replicas.num_waiting,
             completions=len(self.completions),
             batches=batches.batches,
             batch_jobs=batches.jobs,
             batch_tokens=batches.tokens,
             total=self.metrics.total,
-            cache_capacity_tokens=self.engine.max_cached,
+            cache_capacity_tokens=self.replicas.max_cached,
             cache_used_tokens=probes.cache_used_tokens() if probes.cache_used_tokens else None,
-            evictions=self.engine.num_evictions,
+            evictions=self.replicas.num_evictions,
             gpu=probes.gpu() if probes.gpu else None,
             connected=connected,
             waiting=len(self.registry) - connected,

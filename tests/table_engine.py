@@ -36,6 +36,7 @@ class TableEngine:
         self.fail: Exception | None = None
         """Raised by every batch that holds a job with the token `poison`."""
         self.poison = -1
+        self.closed = False
         self._running = False
 
     def open(self, tenant: bytes = b"") -> TableSlot:
@@ -67,6 +68,9 @@ class TableEngine:
             return [TableRows(self.table, job, self.table.shape[1]) for _, job in batch]
         finally:
             self._running = False
+
+    def close(self) -> None:
+        self.closed = True
 
     def facts(self, end_ids: tuple[int, ...] = ()) -> EdgeFacts:
         """Facts that fit the table."""

@@ -25,6 +25,7 @@ from device_runtime.protocol.messages import Begun, Ending, Refusal, Verdict, en
 from device_runtime.protocol.sampling import to_law
 from edge_server.cache import num_blocks_for
 from edge_server.edge_draft import DraftingEngine
+from tests.runners import model_of
 
 ACCOUNTS = {
     "loop_cpu_s": 3.0, "law_cpu_s": 1.0, "num_laws": 900, "engine_s": 5.0, "num_judged": 400,
@@ -128,7 +129,7 @@ def test_passes_over_texts_that_were_never_read() -> None:
         engine.drop(slot)
     assert pass_s(engine, 4, 64, 5, repeats=1) > 0
     assert engine.num_free_blocks == free
-    assert edge_floors.gemms_s(engine.model, 20) > 0
+    assert edge_floors.gemms_s(model_of(engine), 20) > 0
     assert edge_floors.kv_read_s(engine, 2, 64) > 0
 
 

@@ -67,7 +67,7 @@ async def serve(engine: TableEngine) -> AsyncIterator[Serve]:
 
     async def start(**settings: object) -> TestClient[Any, Any]:
         config = EdgeConfig(**settings)  # type: ignore[arg-type]
-        client = TestClient(TestServer(make_app(engine, engine.facts(), config)))
+        client = TestClient(TestServer(make_app([engine], engine.facts(), config)))
         await client.start_server()
         clients.append(client)
         return client
@@ -391,7 +391,8 @@ async def test_a_server_whose_scheduler_died_says_so_and_nobody_waits_for_ever(
     def on_batch(_: object) -> None:
         raise KeyError("a bug")
 
-    client.app[EDGE].scheduler.on_batch = on_batch
+    (scheduler,) = client.app[EDGE].replicas.schedulers
+    scheduler.on_batch = on_batch
     code = await asyncio.wait_for(device.refusal(device.session.begin(a_generation())), 5)
     assert code is ErrorCode.INTERNAL
     await until(lambda: "the scheduler stopped: KeyError" in caplog.text)

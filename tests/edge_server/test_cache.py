@@ -1,4 +1,4 @@
-"""The pool of blocks: what is handed out is zero, belongs to one session, and grows with use."""
+"""Keys and values by block: written to places, read by tables."""
 
 from __future__ import annotations
 
@@ -8,20 +8,13 @@ import torch
 
 from edge_server.batch import stretch_of
 from edge_server.cache import BLOCK_LEN, ZERO_BLOCK, PagedCache
-
-HEADS, SIZE = 2, 4
-
-
-def write(cache: PagedCache, block: int, value: float) -> None:
-    """Fill one block of layer 0."""
-    cache.begin(torch.arange(BLOCK_LEN) + block * BLOCK_LEN, BLOCK_LEN)
-    states = torch.full((1, HEADS, BLOCK_LEN, SIZE), value)
-    cache.update(states, states + 1, 0)
+from tests.cache_blocks import HEADS, SIZE, write
 
 
 def test_keys_and_values_come_back_from_the_blocks_of_a_table() -> None:
-    cache = PagedCache(num_layers=1, max_blocks=10)
-    first, second = cache.take(2)
+    cache = PagedCache(num_layers=1)
+    cache.grow(3)
+    first, second = 2, 1
     write(cache, first, 3.0)
     write(cache, second, 5.0)
     keys, values = cache.gather(0, torch.tensor([[second, first], [first, ZERO_BLOCK]]))
@@ -35,8 +28,8 @@ def test_keys_and_values_come_back_from_the_blocks_of_a_table() -> None:
 )
 def test_blocks_in_a_row_are_read_where_they_are(tables: list[list[int]]) -> None:
     """The same numbers without a copy."""
-    cache = PagedCache(num_layers=1, max_blocks=10)
-    cache.take(9)
+    cache = PagedCache(num_layers=1)
+    cache.grow(10)
     for block in range(1, 10):
         write(cache, block, float(block))
     stretch = stretch_of(np.array(tables))
@@ -55,46 +48,25 @@ def test_blocks_out_of_order_must_be_gathered(tables: list[list[int]]) -> None:
     assert stretch_of(np.array(tables)) is None
 
 
-def test_blocks_that_were_used_before_are_handed_out_in_order() -> None:
-    cache = PagedCache(num_layers=1, max_blocks=9)
-    blocks = cache.take(8)
-    cache.give_back([blocks[i] for i in (5, 2, 7, 0)])
-    assert cache.take(4) == sorted(blocks[i] for i in (5, 2, 7, 0))
-
-
-def test_a_block_is_handed_out_once_and_never_the_zero_block() -> None:
-    cache = PagedCache(num_layers=1, max_blocks=200)
-    blocks = cache.take(60) + cache.take(139)
-    assert sorted(blocks) == list(range(1, 200))
-    assert cache.num_free == 0
-
-
-def test_a_block_that_held_nan_is_zero_for_its_next_owner() -> None:
-    cache = PagedCache(num_layers=1, max_blocks=3)
-    blocks = cache.take(2)
-    write(cache, blocks[0], float("nan"))
-    cache.give_back(blocks)
-    assert sorted(cache.take(2)) == sorted(blocks)
-    keys, values = cache.gather(0, torch.tensor([blocks]))
-    assert not keys.any()
-    assert not values.any()
-
-
-def test_memory_follows_use_and_what_is_written_survives_growth() -> None:
-    cache = PagedCache(num_layers=1, max_blocks=1000)
-    (block,) = cache.take(1)
-    write(cache, block, 7.0)
-    small = cache.allocated_bytes
-    cache.take(500)
-    assert small < cache.allocated_bytes < 1000 * cache.block_bytes
-    assert cache.gather(0, torch.tensor([[block]]))[0].unique().tolist() == [7.0]
-    assert cache.block_bytes == 2 * 4 * BLOCK_LEN * HEADS * SIZE
-
-
 def test_a_model_is_told_no_past_and_the_length_of_the_longest_text() -> None:
-    cache = PagedCache(num_layers=3, max_blocks=10)
+    cache = PagedCache(num_layers=3)
     cache.begin(torch.arange(4), 64)
     assert (cache.get_seq_length(), cache.get_query_offset()) == (0, 0)
     assert cache.get_mask_sizes(torch.arange(4), 0) == (64, 0)
     assert cache.get_max_cache_shape() == 64
     assert len(cache) == len(cache.is_sliding) == 3
+
+
+def test_what_is_written_survives_growth_and_not_wiping() -> None:
+    cache = PagedCache(num_layers=1)
+    cache.grow(3)
+    for block in (1, 2):
+        write(cache, block, 7.0)
+    cache.grow(50)
+    assert cache.gather(0, torch.tensor([[1, 2]]))[0].unique().tolist() == [7.0]
+    cache.wipe([2])
+    keys, values = cache.gather(0, torch.tensor([[1], [2]]))
+    assert keys[0].unique().tolist() == [7.0]
+    assert not keys[1].any()
+    assert not values[1].any()
+    assert cache.block_bytes == 2 * 4 * BLOCK_LEN * HEADS * SIZE

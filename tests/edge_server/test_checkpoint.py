@@ -19,6 +19,7 @@ from edge_server.checkpoint import Checkpoint, CheckpointError
 from edge_server.engine import TorchEngine
 from edge_server.facts import edge_facts, read_tokens
 from edge_server.loading import load_engine, resolve_device, resolve_dtype, try_model
+from tests.runners import model_of
 from tests.tiny_models import ARCHITECTURES, CONTEXT_LEN, END_ID, NUM_TOKENS
 
 CPU = torch.device("cpu")
@@ -205,11 +206,11 @@ def test_code_that_is_not_needed_is_never_run(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As in Phi-3's checkpoints, which are older than its class in transformers."""
-    plain = dict(load(folder).model.state_dict())
+    plain = dict(model_of(load(folder)).state_dict())
     (folder / "evil.py").write_text("raise SystemExit('code of the checkpoint ran')")
     classes = {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}
     edit(folder / "config.json", auto_map=classes)
-    model = load(folder).model
+    model = model_of(load(folder))
     assert type(model).__module__ == "transformers.models.llama.modeling_llama"
     assert all(torch.equal(weight, plain[name]) for name, weight in model.state_dict().items())
     assert "which is not run" in caplog.text
@@ -234,15 +235,15 @@ def test_a_model_that_sees_other_positions_in_a_batch_is_refused(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = load(folder)
-    forward = engine.model.forward
+    forward = model_of(engine).forward
 
     def forgetful(*args: Any, **kwargs: Any) -> Any:
         kwargs.pop("position_ids", None)
         return forward(*args, **kwargs)
 
-    monkeypatch.setattr(engine.model, "forward", forgetful)
+    monkeypatch.setattr(model_of(engine), "forward", forgetful)
     with pytest.raises(CheckpointError, match="other logits in a batch"):
-        try_model(engine)
+        try_model(model_of(engine), CONTEXT_LEN)
 
 
 def test_a_cache_too_small_for_anything_is_refused(folder: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from device_runtime.protocol.edge_session import EdgeSession
 from device_runtime.protocol.edge_states import EdgeFacts, Job, Rows
@@ -20,11 +21,15 @@ from device_runtime.protocol.sampling import Sampling, to_law
 from device_runtime.protocol.schemes import SCHEMES
 from edge_server.cache import BLOCK_LEN
 from edge_server.checkpoint import Checkpoint
-from edge_server.edge_draft import CATCH_UP_TOKENS, DraftingEngine, TwoSlots, load_edge_draft
+from edge_server.edge_draft import CATCH_UP_TOKENS, DraftingEngine, TwoSlots
 from edge_server.engine import TorchEngine
+from edge_server.engines import find_models, make_engine
 from edge_server.facts import read_tokens
+from edge_server.runner import LocalRunner
 from edge_server.scheduler import Scheduler
+from tests.edge_server.conftest import CACHE_BYTES
 from tests.exact_law import EnumeratedStreams, enumerate_law
+from tests.runners import another
 from tests.table_model import TableRows, random_table, vocabulary_hash
 from tests.tiny_models import END_ID, NUM_TOKENS, tiny_model, with_noise
 
@@ -133,7 +138,9 @@ def test_no_more_tokens_than_were_asked_for() -> None:
 def drafting(make_engine: Callable[..., TorchEngine]) -> DraftingEngine:
     model = with_noise(tiny_model("llama", num_padding=16), 0.05).double()
     model.set_attn_implementation("tandem")
-    draft = TorchEngine(model, num_ids=NUM_TOKENS - 20, context_len=200, max_blocks=100)
+    draft = TorchEngine(
+        LocalRunner(model), num_ids=NUM_TOKENS - 20, context_len=200, max_blocks=100
+    )
     return DraftingEngine(make_engine(), draft)
 
 
@@ -259,11 +266,11 @@ async def test_streams_with_drafts_fill_a_cache_without_overflowing_it(
 ) -> None:
     """Texts that end just below a block need another one for what is drafted behind them."""
     engines = [
-        TorchEngine(engine.model, num_ids=engine.num_ids, context_len=200, max_blocks=9)
+        TorchEngine(another(engine), num_ids=engine.num_ids, context_len=200, max_blocks=9)
         for engine in (drafting.target, drafting.draft)
     ]
     scheduler: Scheduler[TwoSlots] = Scheduler(
-        DraftingEngine(*engines), max_queue=99, max_rows=64, max_tokens=2048, prefill_tokens=256
+        DraftingEngine(*engines), max_rows=64, max_tokens=2048, prefill_tokens=256
     )
     serving = asyncio.create_task(scheduler.serve())
     texts = [tuple(4 + (i + k) % 300 for i in range(2 * BLOCK_LEN - 1)) for k in range(5)]
@@ -296,14 +303,17 @@ def test_batched_laws_draft_and_judge_the_same_text(
     assert len(texts[0]) < 24
 
 
-def test_both_models_share_the_memory(
-    make_engine: Callable[..., TorchEngine], checkpoint: Callable[..., Any]
-) -> None:
-    target = make_engine()
-    opened = Checkpoint.open(checkpoint("llama"))
-    tokens = read_tokens(opened.folder)
-    engine = load_edge_draft(target, opened, tokens)
-    assert engine.target.max_blocks == engine.draft.max_blocks == target.max_blocks // 2
+def test_both_models_share_the_memory(checkpoint: Callable[..., Any]) -> None:
+    folder = checkpoint("llama")
+    opened = Checkpoint.open(folder)
+    tokens = read_tokens(folder)
+    models = find_models(opened, tokens, str(folder))
+    runners = [model.load(torch.device("cpu"), torch.float64) for model in models]
+    alone = make_engine(models[:1], runners[:1], CACHE_BYTES)
+    engine = make_engine(models, runners, CACHE_BYTES)
+    assert isinstance(engine, DraftingEngine)
+    assert isinstance(alone, TorchEngine)
+    assert engine.target.max_blocks == engine.draft.max_blocks == alone.max_blocks // 2
     with pytest.raises(ConfigError, match="differ"):
-        load_edge_draft(target, opened, [tokens[1], tokens[0], *tokens[2:]])
+        find_models(opened, [tokens[1], tokens[0], *tokens[2:]], str(folder))
     assert END_ID < NUM_TOKENS

@@ -22,6 +22,7 @@ from edge_server.checkpoint import Checkpoint
 from edge_server.config import EdgeConfig
 from edge_server.engine import TorchEngine
 from edge_server.facts import edge_facts, read_tokens
+from edge_server.runner import LocalRunner
 from tests.edge_client import EdgeClient
 from tests.tiny_models import NUM_TOKENS, tiny_model, with_noise
 
@@ -60,7 +61,7 @@ class EngineDrafter:
 def draft_engine(model_type: str) -> TorchEngine:
     model = with_noise(tiny_model(model_type, num_padding=16), 0.1)
     model.set_attn_implementation(NAME)
-    return TorchEngine(model, num_ids=NUM_TOKENS, context_len=256, max_blocks=100)
+    return TorchEngine(LocalRunner(model), num_ids=NUM_TOKENS, context_len=256, max_blocks=100)
 
 
 @pytest.fixture(params=["llama", "gpt2"])
@@ -74,7 +75,7 @@ async def served(
     engine = make_engine(model_type)
     opened = Checkpoint.open(checkpoint(model_type))
     facts = edge_facts(opened, read_tokens(opened.folder), engine.context_len)
-    app = make_app(engine, facts, EdgeConfig(prefill_tokens=32, max_batch_tokens=192))
+    app = make_app([engine], facts, EdgeConfig(prefill_tokens=32, max_batch_tokens=192))
     async with TestClient(TestServer(app)) as client:
         yield model_type, client
 

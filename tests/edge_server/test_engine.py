@@ -14,9 +14,11 @@ from torch import Tensor
 
 from device_runtime.protocol.edge_states import Job
 from device_runtime.protocol.sampling import Sampling, to_law
-from edge_server import engine as engine_module
+from edge_server import runner as runner_module
+from edge_server.batch import pack as pack_pieces
 from edge_server.cache import BLOCK_LEN, num_blocks_for
 from edge_server.engine import CacheFullError, TorchEngine, common_prefix_len
+from tests.runners import another, model_of
 from tests.tiny_models import NUM_TOKENS
 
 MakeEngine = Callable[..., TorchEngine]
@@ -96,7 +98,7 @@ def test_blocks_read_where_they_are_give_the_logits_of_copies(
     engine = make_engine(model_type)
     texts = [text(2 * BLOCK_LEN, seed) for seed in (1, 2, 3)]
     results, viewed = [], 0
-    original = engine_module.pack  # type: ignore[attr-defined]
+    original = pack_pieces
 
     def pack(copies: bool, *args: Any) -> Any:
         nonlocal viewed
@@ -108,8 +110,9 @@ def test_blocks_read_where_they_are_give_the_logits_of_copies(
         return packed
 
     for copies in (False, True):
-        monkeypatch.setattr(engine_module, "pack", partial(pack, copies))
-        fresh = TorchEngine(engine.model, num_ids=NUM_TOKENS, context_len=256, max_blocks=20)
+        monkeypatch.undo()  # a new runner packs once by itself
+        fresh = TorchEngine(another(engine), num_ids=NUM_TOKENS, context_len=256, max_blocks=20)
+        monkeypatch.setattr(runner_module, "pack", partial(pack, copies))
         slots = [fresh.open() for _ in texts]
         for slot, tokens in zip(slots, texts, strict=True):
             fresh.logits([(slot, Job(tokens, 0))])
@@ -142,7 +145,7 @@ def test_rows_of_cached_tokens_are_computed_again_and_nothing_else(llama: TorchE
 def test_a_job_with_nothing_new_runs_no_model(llama: TorchEngine, monkeypatch: Any) -> None:
     tokens, slot = text(20, 6), llama.open()
     llama.logits([(slot, Job(tokens, 0))])
-    monkeypatch.setattr(llama.model, "forward", None)
+    monkeypatch.setattr(model_of(llama), "forward", None)
     (rows,) = llama.logits([(slot, Job(tokens[:10], 0))])
     assert len(rows) == 0
 
@@ -170,7 +173,7 @@ def test_a_shorter_text_gives_blocks_back(llama: TorchEngine) -> None:
 @pytest.fixture
 def small(llama: TorchEngine) -> TorchEngine:
     """The same model with room for 8 blocks."""
-    return TorchEngine(llama.model, num_ids=NUM_TOKENS, context_len=256, max_blocks=9)
+    return TorchEngine(another(llama), num_ids=NUM_TOKENS, context_len=256, max_blocks=9)
 
 
 def test_the_slot_used_longest_ago_is_evicted_and_comes_back(small: TorchEngine) -> None:
@@ -187,7 +190,7 @@ def test_the_slot_used_longest_ago_is_evicted_and_comes_back(small: TorchEngine)
 
 def test_a_cache_smaller_than_the_context_shortens_the_context(small: TorchEngine) -> None:
     assert (small.max_cached, small.context_len) == (8 * BLOCK_LEN, 256)
-    tiny = TorchEngine(small.model, num_ids=NUM_TOKENS, context_len=256, max_blocks=3)
+    tiny = TorchEngine(another(small), num_ids=NUM_TOKENS, context_len=256, max_blocks=3)
     assert tiny.context_len == 2 * BLOCK_LEN
 
 
@@ -204,7 +207,7 @@ def test_a_failed_pass_leaves_slots_that_can_go_on(small: TorchEngine, monkeypat
     tokens, slot = text(40, 3), small.open()
     small.logits([(slot, Job(tokens[:30], 0))])
     with monkeypatch.context() as broken:
-        broken.setattr(small.model.model.layers[1], "forward", None)  # the first layer has run
+        broken.setattr(model_of(small).model.layers[1], "forward", None)  # the first layer has run
         with pytest.raises(TypeError):
             small.logits([(slot, Job((*tokens[:20], 99, 98), 1))])
     assert small.num_new(slot, Job(tokens, 1)) == 20
@@ -219,12 +222,12 @@ def test_a_text_that_overflows_does_not_reach_others(make_engine: MakeEngine) ->
     good = tuple(t for t in good if t not in bad)
     wanted = alone(engine, good, 1)
     with torch.no_grad():
-        engine.model.model.embed_tokens.weight[6] = torch.nan
+        model_of(engine).model.embed_tokens.weight[6] = torch.nan
     slots = [engine.open(), engine.open()]
     beside, broken = engine.logits([(slots[0], Job(good, 1)), (slots[1], Job(bad, 1))])
     assert broken.isnan().any()
     assert distance(beside, wanted) < TOLERANCE["float64"]
-    small = TorchEngine(engine.model, num_ids=NUM_TOKENS, context_len=64, max_blocks=3)
+    small = TorchEngine(another(engine), num_ids=NUM_TOKENS, context_len=64, max_blocks=3)
     assert alone(small, bad * 16, 1).isnan().any()
     assert distance(alone(small, good, 1), wanted) < TOLERANCE["float64"]
 

@@ -38,6 +38,7 @@ from edge_server.engine import TorchEngine
 from edge_server.foresight import LogitRows, draw_drafts, foresee
 from edge_server.law import LawBatch
 from edge_server.residual import OnEdgeHere, scheme_here
+from tests.runners import another
 
 VOCAB, GAMMA = 60, 4
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -188,7 +189,7 @@ def test_other_laws_than_the_judge_s_are_made_when_asked_for() -> None:
 
 
 def test_an_engine_that_batches_laws_gives_the_same_verdicts(llama: TorchEngine) -> None:
-    engine = TorchEngine(llama.model, num_ids=384, context_len=256, max_blocks=40)
+    engine = TorchEngine(another(llama), num_ids=384, context_len=256, max_blocks=40)
     judging = judging_of("dssd-thinned", SAMPLINGS[1], 3, skipped=0)
     verdicts = []
     for batches_laws in (False, True):

@@ -58,7 +58,7 @@ async def served(
     if request.param:
         (tmp_path / "tokens").write_text("\n".join(request.param))
         config = replace(config, tokens_file=str(tmp_path / "tokens"))
-    app = make_app(engine, facts, config)
+    app = make_app([engine], facts, config)
     async with TestClient(TestServer(app)) as client:
         yield Served(client, engine, facts, request.param)
 
@@ -89,7 +89,7 @@ async def settle(served: Served) -> None:
     """Wait until the edge has noticed that all clients are gone."""
     edge = served.client.app[EDGE]
     for _ in range(500):
-        if not edge.connections and edge.scheduler.num_waiting == 0:
+        if not edge.connections and edge.replicas.num_waiting == 0:
             break
         await asyncio.sleep(0.01)
     gc.collect()

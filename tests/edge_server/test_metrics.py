@@ -46,7 +46,7 @@ def samples(text: bytes) -> dict[str, float]:
 @pytest.fixture
 async def client() -> AsyncIterator[Client]:
     engine = TableEngine(LLM)
-    app = make_app(engine, engine.facts(), EdgeConfig())
+    app = make_app([engine], engine.facts(), EdgeConfig())
     async with TestClient(TestServer(app)) as started:
         yield started
 

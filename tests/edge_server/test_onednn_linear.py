@@ -13,6 +13,7 @@ from edge_server import loading, onednn_linear
 from edge_server.checkpoint import Checkpoint
 from edge_server.loading import load_engine
 from edge_server.onednn_linear import OneDnnLinear, onednn_is_faster, use_onednn
+from tests.runners import model_of
 
 CPU = torch.device("cpu")
 
@@ -92,6 +93,6 @@ def test_an_engine_takes_it_where_it_is_faster(
         dtype="float32",
         max_blocks=9,
     )
-    kinds = {type(module) for module in engine.model.modules()}
+    kinds = {type(module) for module in model_of(engine).modules()}
     assert (OneDnnLinear in kinds) is is_faster
     assert (nn.Linear in kinds) is not is_faster

@@ -73,7 +73,7 @@ async def serve(llama: TorchEngine, checkpoint: Callable[[str], Path]) -> AsyncI
         opened = Checkpoint.open(checkpoint("llama"))
         facts = edge_facts(opened, read_tokens(opened.folder), engine.context_len)
         text = EdgeText.open(opened.folder)
-        app = make_app(engine, facts, EdgeConfig(**settings), text)
+        app = make_app([engine], facts, EdgeConfig(**settings), text)
         server = TestServer(app)
         await server.start_server()
         served = Served(server, app, text)
@@ -285,10 +285,10 @@ async def test_completions_and_sessions_share_batches(
         slow_engine.gate.clear()
         num_before = len(slow_engine.batches)
         asked = [asyncio.ensure_future(served.complete(seed=i)) for i in range(4)]
-        await until(lambda: served.edge.scheduler.num_waiting == 4)
+        await until(lambda: served.edge.replicas.num_waiting == 4)
         block = [Drafted(7), Drafted(8)]
         await socket.send_bytes(session.round(block, Ask()))
-        await until(lambda: served.edge.scheduler.num_waiting == 5)
+        await until(lambda: served.edge.replicas.num_waiting == 5)
         slow_engine.gate.set()
         session.receive_verdict(await socket.receive_bytes(), block)
         await asyncio.gather(*asked)

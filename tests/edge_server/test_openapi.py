@@ -37,7 +37,7 @@ async def server(checkpoint: Callable[[str], Path], tmp_path: Path) -> AsyncIter
     engine = TableEngine(random_table(NUM_TOKENS, seed=4), context_len=64)
     facts = edge_facts(opened, read_tokens(opened.folder), engine.context_len)
     config = EdgeConfig(tokens_file=str(tmp_path / "tokens"))
-    app = make_app(engine, facts, config, EdgeText.open(opened.folder))
+    app = make_app([engine], facts, config, EdgeText.open(opened.folder))
     started = TestServer(app)
     async with started:
         yield started

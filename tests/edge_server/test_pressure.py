@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 from device_runtime.protocol.edge_states import Job
+from edge_server.blocks import FreeBlocks
 from edge_server.cache import BLOCK_LEN, PagedCache
 from edge_server.engine import CacheFullError, Slot, TorchEngine
 from edge_server.scheduler import Scheduler
+from tests.runners import another
 from tests.table_engine import TableEngine, TableSlot
 from tests.table_model import random_table
 from tests.tiny_models import NUM_TOKENS
@@ -30,7 +32,7 @@ def text(length: int, seed: int) -> tuple[int, ...]:
 @pytest.fixture
 def small(llama: TorchEngine) -> TorchEngine:
     """The shared model with room for 8 blocks."""
-    return TorchEngine(llama.model, num_ids=NUM_TOKENS, context_len=256, max_blocks=9)
+    return TorchEngine(another(llama), num_ids=NUM_TOKENS, context_len=256, max_blocks=9)
 
 
 def alone(engine: TorchEngine, tokens: tuple[int, ...], num_rows: int) -> Tensor:
@@ -63,7 +65,7 @@ def test_blocks_that_a_waiting_slot_adopted_can_be_evicted(small: TorchEngine) -
 
 def test_blocks_of_nobody_are_an_error_and_not_a_lost_iteration(small: TorchEngine) -> None:
     """StopIteration would never reach whoever awaits it."""
-    small._cache.take(3)  # as if a bug had lost them
+    small._free.take(3)  # as if a bug had lost them
     with pytest.raises(CacheFullError):
         small.logits([(small.open(), Job(text(6 * BLOCK_LEN, seed=3), 1))])
 
@@ -72,7 +74,7 @@ async def test_an_engine_that_stops_an_iteration_fails_its_job_alone() -> None:
     engine = TableEngine(random_table(8, seed=1))
     engine.fail, engine.poison = StopIteration("lost"), 7
     scheduler: Scheduler[TableSlot] = Scheduler(
-        engine, max_queue=8, max_rows=8, max_tokens=300, prefill_tokens=100
+        engine, max_rows=8, max_tokens=300, prefill_tokens=100
     )
     serving = asyncio.create_task(scheduler.serve())
     bad = asyncio.ensure_future(scheduler.run(scheduler.open(), Job((7,), 1)))
@@ -101,7 +103,7 @@ def test_after_a_failed_allocation_logits_are_right(
     jobs = [Job(tokens, 2) for tokens in new]
     with monkeypatch.context() as broken:
         left = num_good
-        original = small._cache.take
+        original = small._free.take
 
         def take(count: int) -> list[int]:
             nonlocal left
@@ -110,13 +112,13 @@ def test_after_a_failed_allocation_logits_are_right(
                 raise OutOfMemoryError
             return original(count)
 
-        broken.setattr(small._cache, "take", take)
+        broken.setattr(small._free, "take", take)
         with pytest.raises(OutOfMemoryError):
             small.logits(list(zip(slots, jobs, strict=True)))
     for slot, tokens, job in zip(slots, old, jobs, strict=True):
         back = Job(tokens, 2)
         for again in (back, job):  # what was cached before the failure, then what failed
-            other = TorchEngine(small.model, num_ids=NUM_TOKENS, context_len=256, max_blocks=9)
+            other = TorchEngine(another(small), num_ids=NUM_TOKENS, context_len=256, max_blocks=9)
             (logits,) = small.logits([(slot, again)])
             assert distance(logits, alone(other, tuple(again.tokens), 2)) < 1e-5
     small.logits([(small.open(), Job(text(256, seed=9), 0))])  # both can be evicted
@@ -124,7 +126,8 @@ def test_after_a_failed_allocation_logits_are_right(
 
 
 def test_a_pool_that_grew_half_way_grows_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    cache = PagedCache(num_layers=2, max_blocks=400)
+    cache = PagedCache(num_layers=2)
+    free = FreeBlocks(cache, max_blocks=400)
     for layer in range(2):
         cache.begin(torch.arange(2) + BLOCK_LEN, BLOCK_LEN)
         states = torch.full((1, 1, 2, 4), layer + 1.0)
@@ -141,10 +144,10 @@ def test_a_pool_that_grew_half_way_grows_on(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(torch.Tensor, "new_zeros", new_zeros)
     with pytest.raises(OutOfMemoryError):
-        cache.take(300)
-    blocks = cache.take(70)
+        free.take(300)
+    blocks = free.take(70)
     assert len(set(blocks)) == 70
-    cache.take(cache.num_free)
+    free.take(len(free))
     for layer in range(2):
         keys, values = cache.gather(layer, torch.tensor([[1]]))
         assert keys[0, 0, :2, 0].tolist() == values[0, 0, :2, 0].tolist() == [layer + 1.0] * 2
@@ -155,7 +158,7 @@ def test_random_work_under_pressure_gives_solo_logits(small: TorchEngine) -> Non
     rng = np.random.default_rng(0)
     roots = [text(70, seed=s) for s in range(2)]
     slots: list[Slot] = [small.open(t) for t in (ALICE, ALICE, b"bob", b"")]
-    other = TorchEngine(small.model, num_ids=NUM_TOKENS, context_len=256, max_blocks=9)
+    other = TorchEngine(another(small), num_ids=NUM_TOKENS, context_len=256, max_blocks=9)
 
     def a_job() -> Job:
         root = roots[rng.integers(2)]

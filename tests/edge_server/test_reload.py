@@ -62,7 +62,7 @@ async def running(tmp_path: Path) -> AsyncIterator[Running]:
     (tmp_path / "tokens").write_text(OLD)
     engine = TableEngine(random_table(VOCAB, seed=1))
     config = EdgeConfig(model=str(tmp_path), tokens_file=str(tmp_path / "tokens"), max_sessions=1)
-    app = make_app(engine, engine.facts(), config)
+    app = make_app([engine], engine.facts(), config)
     async with TestClient(TestServer(app)) as client:
         yield Running(client, config)
 
@@ -189,7 +189,7 @@ async def test_a_certificate_that_is_no_good_leaves_the_old_one_in_force(
     config = EdgeConfig(model=str(tmp_path), tls_cert=cert, tls_key=key)
     context = tls_context(config)
     assert context is not None
-    server = TestServer(make_app(engine, engine.facts(), config), scheme="https")
+    server = TestServer(make_app([engine], engine.facts(), config), scheme="https")
     await server.start_server(ssl=context)
     try:
         assert await name_of(server) == "old"

@@ -10,13 +10,12 @@ from typing import Any
 import pytest
 
 from device_runtime.protocol.edge_states import Job
-from device_runtime.protocol.errors import ErrorCode
 from device_runtime.protocol.judging import Judging
 from device_runtime.protocol.sampling import Sampling
 from device_runtime.protocol.schemes import scheme_named
 from device_runtime.protocol.verify import RoundKey
 from edge_server.cache import BLOCK_LEN
-from edge_server.scheduler import BusyError, Scheduler, StoppedError
+from edge_server.scheduler import Scheduler, StoppedError
 from tests.table_engine import TableEngine, TableSlot
 from tests.table_model import random_table
 
@@ -24,7 +23,7 @@ ENGINE_TABLE = random_table(20, seed=1)
 
 
 def a_scheduler(engine: TableEngine, **limits: int) -> Scheduler[TableSlot]:
-    settings: Any = {"max_queue": 100, "max_rows": 8, "max_tokens": 300, "prefill_tokens": 100}
+    settings: Any = {"max_rows": 8, "max_tokens": 300, "prefill_tokens": 100}
     return Scheduler(engine, **(settings | limits))
 
 
@@ -117,22 +116,6 @@ async def test_the_job_of_a_vanished_session_is_dropped() -> None:
         engine.gate.set()
         await asyncio.gather(waiting, other, survivor)
     assert [job.tokens for batch in engine.batches for job in batch] == [(1,), (2,), (3,), (5,)]
-
-
-async def test_a_full_queue_refuses_with_a_time_to_come_back() -> None:
-    engine = TableEngine(ENGINE_TABLE)
-    scheduler = a_scheduler(engine, max_queue=3)
-    async with serving(scheduler):
-        engine.gate.clear()
-        jobs = start(*(scheduler.run(scheduler.open(), Job((i,), 1)) for i in range(3)))
-        await until(lambda: scheduler.num_waiting == 3)
-        with pytest.raises(BusyError) as refusal:
-            scheduler.admit()
-        assert refusal.value.code is ErrorCode.BUSY
-        assert refusal.value.retry_after_s > 0
-        engine.gate.set()
-        await asyncio.gather(*jobs)
-        scheduler.admit()
 
 
 async def test_a_failure_is_only_the_job_s_that_causes_it() -> None:

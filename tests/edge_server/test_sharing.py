@@ -9,6 +9,7 @@ from device_runtime.protocol.edge_states import Job
 from edge_server.cache import BLOCK_LEN
 from edge_server.engine import TorchEngine
 from edge_server.sharing import SharedBlocks
+from tests.runners import another
 from tests.tiny_models import NUM_TOKENS
 
 ALICE, BOB, NOBODY = b"alice", b"bob", b""
@@ -24,7 +25,7 @@ SYSTEM = text(2 * BLOCK_LEN + 10, seed=1)
 @pytest.fixture
 def engine(llama: TorchEngine) -> TorchEngine:
     """The shared model with a cache of 16 blocks of its own."""
-    return TorchEngine(llama.model, num_ids=NUM_TOKENS, context_len=256, max_blocks=17)
+    return TorchEngine(another(llama), num_ids=NUM_TOKENS, context_len=256, max_blocks=17)
 
 
 def num_new(engine: TorchEngine, tenant: bytes, tokens: tuple[int, ...], num_rows: int = 0) -> int:

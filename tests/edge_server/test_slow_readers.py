@@ -67,7 +67,7 @@ async def served(checkpoint: Callable[[str], Path]) -> AsyncIterator[Served]:
     facts = edge_facts(opened, read_tokens(opened.folder), engine.context_len)
     facts = replace(facts, vocabulary_hash=vocabulary_hash)
     config = EdgeConfig(send_timeout_s=SEND_TIMEOUT_S)
-    app = make_app(engine, facts, config, EdgeText.open(opened.folder))
+    app = make_app([engine], facts, config, EdgeText.open(opened.folder))
     async with TestClient(TestServer(app)) as client:
         yield Served(client, engine)
 
@@ -119,7 +119,7 @@ async def test_a_device_that_does_not_read_is_dropped_and_stalls_nobody(served: 
     await until(lambda: len(served.engine.batches) > before)
     assert await asyncio.wait_for(good.stream(5), 5) == wanted
     await until(lambda: len(served.edge.connections) == 2)
-    assert served.edge.scheduler.num_waiting == 0
+    assert served.edge.replicas.num_waiting == 0
     connection.transport.abort()
     again = await EdgeClient.connect(served.client, slow.session)  # its session waits for it
     assert again.session.facts.resumed

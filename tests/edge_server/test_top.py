@@ -147,7 +147,7 @@ def test_durations_have_their_unit() -> None:
 async def url(tmp_path: Path) -> AsyncIterator[str]:
     (tmp_path / "tokens").write_text("only-for-this-test")
     engine = TableEngine(random_table(16, seed=1))
-    app = make_app(engine, engine.facts(), EdgeConfig(tokens_file=str(tmp_path / "tokens")))
+    app = make_app([engine], engine.facts(), EdgeConfig(tokens_file=str(tmp_path / "tokens")))
     async with TestServer(app) as server:
         app[EDGE].metrics.total.add(Outcome(num_streamed=3, is_round=False))
         yield str(server.make_url("/"))
@@ -176,7 +176,7 @@ async def test_a_client_sees_its_own_sessions_and_how_many_others_there_are(
     (tmp_path / "tokens").write_text("\n".join(tokens))
     (tmp_path / "mine").write_text(tokens[0])
     engine = TableEngine(random_table(16, seed=1))
-    app = make_app(engine, engine.facts(), EdgeConfig(tokens_file=str(tmp_path / "tokens")))
+    app = make_app([engine], engine.facts(), EdgeConfig(tokens_file=str(tmp_path / "tokens")))
     async with TestClient(TestServer(app)) as client:
         for owner in (0, 1, 1):
             session = DeviceSession(16, vocabulary_hash, "test")

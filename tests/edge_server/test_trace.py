@@ -27,7 +27,7 @@ SLM = (LLM + random_table(16, seed=2, spread=1.0)).astype(np.float32)
 async def answer_traced(path: Path) -> int:
     """Let an edge that writes its trace judge an answer's rounds; how many these were."""
     engine = TableEngine(LLM)
-    app = make_app(engine, engine.facts(), EdgeConfig(trace_file=str(path)))
+    app = make_app([engine], engine.facts(), EdgeConfig(trace_file=str(path)))
     async with TestClient(TestServer(app)) as client:
         session = DeviceSession(16, vocabulary_hash, "test")
         session.append([3, 1, 4])

@@ -1,0 +1,89 @@
+"""Several engines, each with a scheduler: a session stays with the one on which it was opened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from device_runtime.protocol.edge_states import Job, Rows
+from edge_server.scheduler import BusyError, JobTimes, Scheduler
+
+S = TypeVar("S")
+
+_LEAST_RETRY_S = 0.05
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Place(Generic[S]):
+    """Where a session's jobs run: on one replica, in a slot of its engine."""
+
+    scheduler: Scheduler[S]
+    slot: S
+
+
+class Replicas(Generic[S]):
+    """What sessions and completions see of the engines; with one engine, too."""
+
+    def __init__(self, schedulers: Sequence[Scheduler[S]], max_queue: int) -> None:
+        """max_queue: jobs that may wait, over all replicas."""
+        self.schedulers = tuple(schedulers)
+        self.batches_laws = bool(getattr(schedulers[0].engine, "batches_laws", False))
+        """Whether the engines want to know all that will be asked of a job's rows."""
+        self._max_queue = max_queue
+
+    @property
+    def num_waiting(self) -> int:
+        """Jobs that are in no batch yet."""
+        return sum(scheduler.num_waiting for scheduler in self.schedulers)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether new sessions can be served; they are opened where the last batch succeeded."""
+        return any(scheduler.healthy for scheduler in self.schedulers)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a replica has ended for good, and its sessions with it."""
+        return any(scheduler.stopped for scheduler in self.schedulers)
+
+    @property
+    def max_cached(self) -> int:
+        """Tokens that the caches can hold."""
+        return sum(scheduler.engine.max_cached for scheduler in self.schedulers)
+
+    @property
+    def num_evictions(self) -> int:
+        """How often a session lost its memory to others."""
+        return sum(scheduler.engine.num_evictions for scheduler in self.schedulers)
+
+    def set_max_queue(self, max_queue: int) -> None:
+        """From now on; what waits already goes on waiting."""
+        self._max_queue = max_queue
+
+    def admit(self) -> None:
+        """BusyError if one job more would be too many. To be asked before a job is made."""
+        num_waiting = self.num_waiting
+        if num_waiting >= self._max_queue:
+            per_job_s = sum(s.seconds_per_job for s in self.schedulers) / len(self.schedulers) ** 2
+            retry_after_s = max(_LEAST_RETRY_S, num_waiting * per_job_s)
+            raise BusyError(f"{num_waiting} jobs wait", retry_after_s)
+
+    def open(self, tenant: bytes = b"") -> Place[S]:
+        """A place for a session, where the fewest are; those of one tenant may share beginnings."""
+        scheduler = min(self.schedulers, key=lambda s: (not s.healthy, s.num_open))
+        return Place(scheduler, scheduler.open(tenant))
+
+    def close(self, place: Place[S]) -> None:
+        """The session is over; its jobs must have been cancelled."""
+        place.scheduler.close(place.slot)
+
+    async def run(
+        self,
+        place: Place[S],
+        job: Job,
+        charge: Callable[[int], None] = lambda _: None,
+        times: JobTimes | None = None,
+    ) -> Rows:
+        """As of `Scheduler.run`."""
+        return await place.scheduler.run(place.slot, job, charge, times)

@@ -1,0 +1,265 @@
+"""A runner in a process of its own: a model's operators and the event loop share no interpreter.
+
+In one process each operator takes the interpreter from the event loop and waits for it again; with
+several such processes (`edge_server.replicas`) a server uses several cores, too. Requests cross a pipe
+as 64-bit numbers; logits come back in memory that both processes see, without a copy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import mmap
+import os
+import subprocess
+import sys
+import weakref
+from array import array
+from collections.abc import Iterable, Sequence
+from enum import IntEnum
+from multiprocessing.connection import Connection, Pipe
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from device_runtime.protocol.errors import TandemError
+from edge_server.batch import Piece
+from edge_server.checkpoint import Checkpoint, CheckpointError
+from edge_server.failures import describe
+from edge_server.loading import DTYPES, load_runner
+from edge_server.runner import LocalRunner, LostRunnerError
+
+_CPU = torch.device("cpu")
+_STOP_TIMEOUT_S = 10.0
+_LEAST_BYTES = 1 << 16
+
+
+class _Kind(IntEnum):
+    """The first number of a request."""
+
+    RUN = 0
+    """Offset and size of the memory for the logits, then the pieces."""
+    GROW = 1
+    """The capacity."""
+    WIPE = 2
+    """The blocks."""
+
+
+class PassFailedError(TandemError):
+    """A request failed; the next one may not."""
+
+
+class RunnerProcess:
+    """A `Runner` on CPUs. It starts at once; before its first use, `wait_until_ready`."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, *, num_ids: int, dtype: torch.dtype, num_threads: int
+    ) -> None:
+        """num_threads: of the model; 0 leaves it to torch."""
+        self._name = checkpoint.name
+        self._dtype = dtype
+        self._block_bytes = self._num_logits = 0
+        self._regions = _Regions()
+        self._pipe, theirs = Pipe()
+        files = theirs.fileno(), self._regions.file
+        # A session of its own: Ctrl-C reaches the server alone, which has rounds to finish.
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "edge_server.runner_process", *map(str, files)],
+            stdin=subprocess.DEVNULL, pass_fds=files, start_new_session=True,
+        )  # fmt: skip
+        theirs.close()
+        settings = {
+            "folder": str(checkpoint.folder),
+            "config": checkpoint.config,
+            "generation_config": checkpoint.generation_config,
+            "num_ids": num_ids,
+            "dtype": str(dtype).removeprefix("torch."),
+            "num_threads": num_threads,
+        }
+        self._pipe.send_bytes(json.dumps(settings).encode())
+
+    def wait_until_ready(self) -> None:
+        """CheckpointError where the model cannot be served."""
+        facts = json.loads(self._received())
+        if "refused" in facts:
+            self.close()
+            raise CheckpointError(facts["refused"])
+        self._block_bytes, self._num_logits = facts["block_bytes"], facts["num_logits"]
+
+    @property
+    def device(self) -> torch.device:
+        return _CPU
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._dtype
+
+    @property
+    def block_bytes(self) -> int:
+        return self._block_bytes
+
+    def grow(self, capacity: int) -> None:
+        self._ask(_Kind.GROW, capacity)
+
+    def wipe(self, blocks: Sequence[int]) -> None:
+        self._ask(_Kind.WIPE, *blocks)
+
+    def run(self, pieces: Sequence[Piece]) -> Tensor:
+        dtype = _logits_dtype(self._dtype)
+        shape = sum(piece.num_rows for piece in pieces), self._num_logits
+        offset, memory = self._regions.take(shape[0] * shape[1] * dtype.itemsize)
+        self._ask(_Kind.RUN, offset, len(memory), *_written(pieces))
+        return _tensor(memory, shape, dtype)
+
+    def close(self) -> None:
+        self._pipe.close()  # its loop ends with that
+        try:
+            self._process.wait(_STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._regions.close()
+
+    def _ask(self, *numbers: int) -> None:
+        try:
+            self._pipe.send_bytes(array("q", numbers))
+        except OSError:
+            raise self._lost() from None
+        failure = self._received()
+        if failure:
+            raise PassFailedError(failure.decode())
+
+    def _received(self) -> bytes:
+        try:
+            return self._pipe.recv_bytes()
+        except (EOFError, OSError):
+            raise self._lost() from None
+
+    def _lost(self) -> LostRunnerError:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_STOP_TIMEOUT_S)
+        return LostRunnerError(
+            f"the process that runs {self._name} ended with status {self._process.returncode} "
+            "(-9: the system killed it, mostly for lack of memory); start the edge again"
+        )
+
+
+class _Regions:
+    """Parts of one file in memory. A part is free again when nothing reads its numbers any more."""
+
+    def __init__(self) -> None:
+        self.file = os.memfd_create("logits")
+        self._num_bytes = 0
+        self._free: list[tuple[int, mmap.mmap]] = []
+
+    def take(self, num_bytes: int) -> tuple[int, memoryview]:
+        """Offset and memory of a part with so many bytes or more."""
+        # The last one first: of equals, what was written lately is still in the CPU's cache.
+        fitting = [part for part in reversed(self._free) if len(part[1]) >= num_bytes]
+        part = min(fitting, key=lambda part: len(part[1]), default=None)
+        if part is None:
+            part = self._new(num_bytes)
+        else:
+            self._free.remove(part)
+        memory = memoryview(part[1])
+        weakref.finalize(memory, self._free.append, part).atexit = False
+        return part[0], memory
+
+    def _new(self, num_bytes: int) -> tuple[int, mmap.mmap]:
+        # Powers of two, so that few sizes exist; what is never written takes no memory.
+        size = max(_LEAST_BYTES, 1 << (num_bytes - 1).bit_length())
+        offset = self._num_bytes
+        self._num_bytes += size
+        os.ftruncate(self.file, self._num_bytes)
+        return offset, mmap.mmap(self.file, size, offset=offset)
+
+    def close(self) -> None:
+        """What is read still stays readable."""
+        os.close(self.file)
+
+
+def _tensor(memory: memoryview | mmap.mmap, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
+    """Numbers in this memory, which stays as long as they do."""
+    if not shape[0]:
+        return torch.empty(shape, dtype=dtype)
+    return torch.frombuffer(memory, dtype=dtype, count=shape[0] * shape[1]).view(shape)
+
+
+def _logits_dtype(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _written(pieces: Sequence[Piece]) -> Iterable[int]:
+    for piece in pieces:
+        yield from (len(piece.token_ids), piece.start, len(piece.blocks), piece.num_rows)
+        yield from piece.token_ids
+        yield from piece.blocks
+
+
+def _read(numbers: Sequence[int]) -> list[Piece]:
+    """The inverse of `_written`."""
+    pieces, at = [], 0
+    while at < len(numbers):
+        num_tokens, start, num_blocks, num_rows = numbers[at : at + 4]
+        blocks_at = at + 4 + num_tokens
+        tokens = numbers[at + 4 : blocks_at]
+        at = blocks_at + num_blocks
+        pieces.append(Piece(tokens, start, numbers[blocks_at:at], num_rows))
+    return pieces
+
+
+# the other process
+
+
+def main() -> None:
+    """Load the model that the pipe names, then do what it asks until it ends."""
+    pipe_file, memory_file = map(int, sys.argv[1:])
+    with contextlib.suppress(EOFError, ConnectionError), Connection(pipe_file) as pipe:
+        settings = json.loads(pipe.recv_bytes())
+        if settings["num_threads"]:
+            torch.set_num_threads(settings["num_threads"])
+        try:
+            runner = load_runner(
+                Checkpoint(
+                    Path(settings["folder"]), settings["config"], settings["generation_config"]
+                ),
+                num_ids=settings["num_ids"],
+                device=_CPU,
+                dtype=DTYPES[settings["dtype"]],
+            )
+        except CheckpointError as error:
+            pipe.send_bytes(json.dumps({"refused": str(error)}).encode())
+            return
+        facts = {"block_bytes": runner.block_bytes, "num_logits": runner.num_logits}
+        pipe.send_bytes(json.dumps(facts).encode())
+        _serve(runner, pipe, memory_file)
+
+
+def _serve(runner: LocalRunner, pipe: Connection, memory_file: int) -> None:
+    """Answer each request: with nothing if it was done, else with what went wrong."""
+    memories: dict[int, mmap.mmap] = {}
+    while True:
+        request = array("q", pipe.recv_bytes())
+        try:
+            kind, numbers = request[0], request[1:].tolist()
+            if kind == _Kind.GROW:
+                runner.grow(*numbers)
+            elif kind == _Kind.WIPE:
+                runner.wipe(numbers)
+            else:
+                offset, size, *pieces = numbers
+                if offset not in memories:
+                    memories[offset] = mmap.mmap(memory_file, size, offset=offset)
+                logits = runner.run(_read(pieces))
+                _tensor(memories[offset], (len(logits), logits.shape[1]), logits.dtype).copy_(
+                    logits
+                )
+        except Exception as error:  # noqa: BLE001 -- the next request may be fine
+            pipe.send_bytes(describe(error).encode())
+        else:
+            pipe.send_bytes(b"")
+
+
+if __name__ == "__main__":
+    main()

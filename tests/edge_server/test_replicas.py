@@ -1,0 +1,127 @@
+"""Several engines behind one front: sessions are spread, stay where they are, and share one queue."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+
+from device_runtime.protocol.edge_states import Job
+from device_runtime.protocol.errors import ErrorCode
+from edge_server.replicas import Replicas
+from edge_server.runner import LostRunnerError
+from edge_server.scheduler import BusyError, Scheduler, StoppedError
+from tests.table_engine import TableEngine, TableSlot
+from tests.table_model import random_table
+
+TABLE = random_table(20, seed=1)
+
+
+def replicas_of(*engines: TableEngine, max_queue: int = 100) -> Replicas[TableSlot]:
+    schedulers = [
+        Scheduler(engine, max_rows=8, max_tokens=300, prefill_tokens=100) for engine in engines
+    ]
+    return Replicas(schedulers, max_queue)
+
+
+@asynccontextmanager
+async def serving(replicas: Replicas[TableSlot]) -> AsyncIterator[list[asyncio.Task[None]]]:
+    tasks = [asyncio.create_task(scheduler.serve()) for scheduler in replicas.schedulers]
+    try:
+        yield tasks
+    finally:
+        for task in tasks:
+            task.cancel()
+            with suppress(asyncio.CancelledError, LostRunnerError):
+                await task
+
+
+async def until_waiting(replicas: Replicas[TableSlot], count: int) -> None:
+    for _ in range(1000):
+        if replicas.num_waiting == count:
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError("it did not come about")
+
+
+async def test_sessions_go_where_the_fewest_are_and_stay_there() -> None:
+    engines = TableEngine(TABLE), TableEngine(TABLE)
+    replicas = replicas_of(*engines)
+    places = [replicas.open() for _ in range(4)]
+    assert [len(engine.slots) for engine in engines] == [2, 2]
+    replicas.close(places[1])
+    replicas.close(places[3])
+    late = [replicas.open(), replicas.open()]
+    assert {place.scheduler for place in late} == {places[1].scheduler}
+    async with serving(replicas):
+        for _ in range(3):
+            await asyncio.gather(*(replicas.run(p, Job((1, 2), 1)) for p in (places[0], late[0])))
+    for engine in engines:
+        assert len(engine.batches) == 3
+        assert all(len(batch) == 1 for batch in engine.batches)
+
+
+async def test_replicas_run_side_by_side() -> None:
+    """A batch of one does not wait for a batch of the other."""
+    slow, fast = TableEngine(TABLE), TableEngine(TABLE)
+    replicas = replicas_of(slow, fast)
+    held, free = replicas.open(), replicas.open()
+    async with serving(replicas):
+        slow.gate.clear()
+        waiting = asyncio.ensure_future(replicas.run(held, Job((1,), 1)))
+        await asyncio.wait_for(replicas.run(free, Job((2,), 1)), 5)
+        assert not waiting.done()
+        slow.gate.set()
+        await waiting
+
+
+async def test_a_full_queue_refuses_with_a_time_to_come_back() -> None:
+    """Counted over all replicas."""
+    engines = TableEngine(TABLE), TableEngine(TABLE)
+    replicas = replicas_of(*engines, max_queue=3)
+    async with serving(replicas):
+        for engine in engines:
+            engine.gate.clear()
+        jobs = [
+            asyncio.ensure_future(replicas.run(replicas.open(), Job((i,), 1))) for i in range(3)
+        ]
+        await until_waiting(replicas, 3)
+        with pytest.raises(BusyError) as refusal:
+            replicas.admit()
+        assert refusal.value.code is ErrorCode.BUSY
+        assert refusal.value.retry_after_s > 0
+        replicas.set_max_queue(4)
+        replicas.admit()
+        for engine in engines:
+            engine.gate.set()
+        await asyncio.gather(*jobs)
+        replicas.set_max_queue(1)
+        replicas.admit()
+
+
+async def test_a_replica_that_is_lost_takes_no_other_one_with_it() -> None:
+    lost, good = TableEngine(TABLE), TableEngine(TABLE)
+    replicas = replicas_of(lost, good)
+    places = [replicas.open(), replicas.open()]
+    lost.fail, lost.poison = LostRunnerError("gone"), 1
+    async with serving(replicas) as tasks:
+        with pytest.raises(StoppedError):
+            await asyncio.wait_for(replicas.run(places[0], Job((1,), 1)), 5)
+        with pytest.raises(LostRunnerError):
+            await tasks[0]
+        assert replicas.stopped
+        assert replicas.healthy
+        await replicas.run(places[1], Job((1,), 1))
+        for _ in range(3):  # though more sessions are there
+            assert replicas.open().scheduler is places[1].scheduler
+
+
+def test_capacities_are_sums() -> None:
+    engines = TableEngine(TABLE, max_cached=64), TableEngine(TABLE, max_cached=64)
+    engines[1].num_evictions = 3
+    replicas = replicas_of(*engines)
+    assert replicas.max_cached == 128
+    assert replicas.num_evictions == 3
+    assert not replicas.batches_laws
