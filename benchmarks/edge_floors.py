@@ -25,11 +25,11 @@ from benchmarks.machine import collect
 from benchmarks.record import Record
 from device_runtime.protocol.edge_states import Job
 from device_runtime.protocol.errors import ConfigError
-from edge_server.cache import num_blocks_for
+from edge_server.blocks import num_blocks_for
 from edge_server.edge_draft import DraftingEngine
 from edge_server.engine import TorchEngine
 from edge_server.loading import TOLERANCE
-from edge_server.runner import LocalRunner
+from edge_server.local_runner import LocalRunner
 
 LLAMA_8B: dict[str, Any] = {
     "model_type": "llama", "vocab_size": 128_256, "hidden_size": 4_096,

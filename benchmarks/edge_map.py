@@ -19,12 +19,12 @@ from benchmarks.demo import PAIR
 from benchmarks.edge_replay import drafting_s, stream_s, verify_s
 from benchmarks.machine import collect
 from benchmarks.record import Record
-from edge_server.cache import BLOCK_LEN, num_blocks_for
+from edge_server.blocks import BLOCK_LEN, num_blocks_for
 from edge_server.checkpoint import Checkpoint
 from edge_server.edge_draft import DraftingEngine
 from edge_server.engines import find_models, make_engine
 from edge_server.facts import read_tokens
-from edge_server.loading import resolve_device, resolve_dtype
+from edge_server.hardware import resolve_device, resolve_dtype
 
 ARMS = ("edge", "edge+draft", "split")
 NONE = "none keeps it"

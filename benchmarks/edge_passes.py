@@ -16,7 +16,7 @@ import torch
 from device_runtime.protocol.edge_states import Job
 from edge_server.attention import NAME
 from edge_server.engine import Slot, TorchEngine
-from edge_server.runner import LocalRunner
+from edge_server.local_runner import LocalRunner
 
 LOGIT_SPREAD = 5.0
 """Standard deviation of random logits: as in trained models, the likeliest tens of ids then hold

@@ -24,9 +24,10 @@ from device_runtime.protocol.edge_states import Job, Rows
 from device_runtime.protocol.judging import DraftedRows
 from device_runtime.protocol.law import Law
 from device_runtime.protocol.sampling import Sampling
-from edge_server.cli import build
 from edge_server.config import EdgeConfig
+from edge_server.engines import start
 from edge_server.scheduler import Ran
+from edge_server.server import build
 from edge_server.state import EDGE
 
 ACCOUNTS_PATH = "/bench/accounts"
@@ -106,7 +107,7 @@ class ProbedEngine:
 
 def probed(config: EdgeConfig) -> tuple[web.Application, dict[str, object]]:
     """The application of `tandem edge` with accounts."""
-    app, summary = build(config)
+    app, summary = build(start(config))
     accounts, schedulers = Accounts(), app[EDGE].replicas.schedulers
     engines = [ProbedEngine(scheduler.engine, accounts) for scheduler in schedulers]
     told = schedulers[0].on_batch

@@ -105,6 +105,7 @@ REGISTRY: Mapping[str, Key] = MappingProxyType({
     "link_down_bps": _setting(float, "bit/s", "the same, down", _positive),
     "slow_start": _setting(bool, "", "connections begin with ten packets a round trip"),
     "sessions": _setting(int, "1", "device sessions at a time, at most", _positive),
+    "replicas": _setting(int, "1", "copies of the model that batch side by side", _positive),
     "arrivals_per_s": _setting(float, "1/s", "answers that begin; closed loop if left out"),
     "think_s": _setting(float, "s", "device and link, between a verdict and the next block"),
     "length_ratio": _setting(float, "1", "of length-aware batching; 0 is first come, first served"),

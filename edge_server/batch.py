@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edge_server.cache import BLOCK_LEN, ZERO_BLOCK, num_blocks_for
+from edge_server.blocks import BLOCK_LEN, ZERO_BLOCK, num_blocks_for
 
 _GROUP_COST, _GROUP_COST_CPU = 16_384, 1_024
 """What one more group costs, in units of one query times one key: kernels, not arithmetic. A CPU does

@@ -1,14 +1,23 @@
-"""Which blocks of the cache are free: numbers alone, whoever holds the tensors."""
+"""The blocks of the cache, and which are free: numbers alone, whoever holds the tensors."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from edge_server.cache import ZERO_BLOCK
+BLOCK_LEN = 32
+"""Positions in a block: half of one is wasted per session, and a copy of one is long enough."""
+
+ZERO_BLOCK = 0
+"""Never handed out, never written: it fills up the block tables of shorter sessions."""
 
 _FIRST_CAPACITY = 64
 _GROWTH = 1.5
+
+
+def num_blocks_for(num_tokens: int) -> int:
+    """Blocks that hold this many positions."""
+    return -(-num_tokens // BLOCK_LEN)
 
 
 class BlockStore(Protocol):

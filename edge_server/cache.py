@@ -13,16 +13,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-BLOCK_LEN = 32
-"""Positions in a block: half of one is wasted per session, and a copy of one is long enough."""
-
-ZERO_BLOCK = 0
-"""Never handed out, never written: it fills up the block tables of shorter sessions."""
-
-
-def num_blocks_for(num_tokens: int) -> int:
-    """Blocks that hold this many positions."""
-    return -(-num_tokens // BLOCK_LEN)
+from edge_server.blocks import BLOCK_LEN
 
 
 class PagedCache(Cache):

@@ -1,31 +1,21 @@
-"""Open a checkpoint's folder: refuse what is unsafe or cannot be served, then load the weights.
+"""Open a checkpoint's folder: refuse what is incomplete or cannot be served. No tensor is read here.
 
-Safetensors only; no code that came with a checkpoint is run, and nothing is fetched from a network.
+`edge_server.loading` loads the weights, and refuses what would run code of its own.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-from transformers.utils import logging as transformers_logging
-
 from device_runtime.protocol.errors import TandemError
-from device_runtime.protocol.foreign_code import foreign_code
 
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx", "seq_length")
-
-logger = logging.getLogger(__name__)
 
 
 class CheckpointError(TandemError, ValueError):
@@ -51,7 +41,6 @@ class Checkpoint:
         config = _read_json(folder / "config.json")
         if not config:
             raise CheckpointError(f"{folder} is not a checkpoint: it has no config.json")
-        _refuse_foreign_code(config, folder)
         _refuse_other_kinds(config, folder)
         _refuse_other_weights(folder)
         return cls(folder, config, _read_json(folder / "generation_config.json"))
@@ -86,44 +75,6 @@ class Checkpoint:
         ids = stated if isinstance(stated, list) else [stated]
         return tuple(dict.fromkeys(int(token_id) for token_id in ids if token_id is not None))
 
-    def load(self, dtype: torch.dtype, device: torch.device, attention: str) -> PreTrainedModel:
-        """The model, in eval mode; `attention` names a registered attention function."""
-        transformers_logging.set_verbosity_error()
-        transformers_logging.disable_progress_bar()
-        load: Any = AutoModelForCausalLM.from_pretrained
-        try:
-            model, report = load(
-                self.folder,
-                dtype=dtype,
-                attn_implementation=attention,
-                trust_remote_code=False,
-                local_files_only=True,
-                use_safetensors=True,
-                output_loading_info=True,
-            )
-        except KeyError as error:
-            raise CheckpointError(
-                f"models of the kind {self.config['model_type']} choose their attention by "
-                f"themselves ({error}); serve one that uses transformers' attention interface"
-            ) from error
-        except (ValueError, OSError, RuntimeError, SafetensorError) as error:
-            raise CheckpointError(
-                f"{self.folder} cannot be loaded as a causal language model ({_first_line(error)})"
-            ) from error
-        lacking = sorted(report["missing_keys"]) + [str(k) for k in report["mismatched_keys"]]
-        if lacking:
-            raise CheckpointError(
-                f"{self.folder} lacks {len(lacking)} of the model's weights, or has them in "
-                f"another shape (first: {lacking[0]}); download or save it again"
-            )
-        loaded: PreTrainedModel = model.to(device).eval().requires_grad_(requires_grad=False)
-        return loaded
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"
-
 
 def _read_json(path: Path) -> dict[str, Any]:
     """A JSON object; {} where there is no such file."""
@@ -136,17 +87,6 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise CheckpointError(f"{path} must hold a JSON object")
     return data
-
-
-def _refuse_foreign_code(config: dict[str, Any], folder: Path) -> None:
-    reason = foreign_code(config, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.__contains__)
-    if reason is not None:
-        raise CheckpointError(f"{folder} {reason}")
-    if "auto_map" in config:
-        logger.warning(
-            "%s brings code of its own, which is not run: transformers' class for %s is used",
-            folder.name, config["model_type"],
-        )  # fmt: skip
 
 
 def _refuse_other_kinds(config: dict[str, Any], folder: Path) -> None:

@@ -4,41 +4,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import logging
-import os
 import signal
-import ssl
-import sys
-from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
-from aiohttp import web
-from aiohttp.web_log import AccessLogger
-
-from device_runtime.protocol.errors import TandemError
-from edge_server.app import drain, make_app
-from edge_server.checkpoint import Checkpoint
-from edge_server.config import EdgeConfig, is_loopback, load_config
-from edge_server.engines import find_models, load_engines
-from edge_server.facts import edge_facts, read_tokens
-from edge_server.gauges import gpu_probe, used_tokens
-from edge_server.loading import DEVICES, DTYPES, resolve_device, resolve_dtype
+from edge_server.config import DEVICES, DTYPES, EdgeConfig, is_loopback, load_config
 from edge_server.logs import LOG_FORMATS, use_format
-from edge_server.reload import reload
-from edge_server.state import Probes
-from edge_server.text import EdgeText
 from edge_server.tls import tls_context
 
-EXIT_INTERRUPTED = 130
-
-_KEEPALIVE_TIMEOUT_S = 20.0
-_LAST_WORDS_S = 5.0
-"""After draining, for answers that are on their way."""
-_MAX_HEADERS = 64
-"""Of a request, each at most 8,190 bytes, which is aiohttp's own limit."""
 _FLAGS = (
     "model", "edge_draft", "edge_gamma", "host", "port", "device", "dtype", "replicas", "num_threads",
     "cache_gib", "tokens_file", "tls_cert", "tls_key", "insecure", "max_sessions", "log_format",
@@ -119,99 +92,12 @@ def run(args: argparse.Namespace) -> int:
         logger.warning(
             "bearer tokens cross the network in the clear: give --tls-cert and --tls-key"
         )
-    app, summary = build(config)
+    from edge_server.engines import start
 
-    def on_hangup() -> None:
-        reload(app, read, tls)
+    starting = start(config)
+    # Models load in their processes while this one imports the rest: both take seconds.
+    from edge_server.server import EXIT_INTERRUPTED, build, serve
 
-    stopped_by = asyncio.run(_serve(app, config, tls, summary, on_hangup, as_json=args.json))
+    app, summary = build(starting)
+    stopped_by = asyncio.run(serve(app, config, tls, summary, read, as_json=args.json))
     return EXIT_INTERRUPTED if stopped_by is signal.SIGINT else 0
-
-
-def build(config: EdgeConfig) -> tuple[web.Application, dict[str, object]]:
-    """Load the model and make the application; and what is printed about it."""
-    checkpoint = Checkpoint.open(Path(config.model))
-    tokens = read_tokens(checkpoint.folder)
-    device = resolve_device(config.device)
-    dtype = resolve_dtype(config.dtype, device)
-    models = find_models(checkpoint, tokens, config.edge_draft)
-    engines = load_engines(config, models, device, dtype)
-    facts = edge_facts(checkpoint, tokens, engines[0].context_len)
-    if config.edge_draft:
-        facts = replace(facts, edge_gamma=config.edge_gamma)
-    if facts.context_len < checkpoint.context_len:
-        logger.warning(
-            "texts end at %d tokens, not at the model's %d: the cache has no room for more "
-            "(--cache-gib)", facts.context_len, checkpoint.context_len,
-        )  # fmt: skip
-    summary = {
-        "model": facts.model,
-        "device": device.type,
-        "dtype": str(dtype).removeprefix("torch."),
-        "replicas": len(engines),
-        "context_len": facts.context_len,
-        "cache_tokens": sum(engine.max_cached for engine in engines),
-    }
-    probes = Probes(partial(used_tokens, engines), gpu_probe(device))
-    text = _open_text(checkpoint.folder)
-    return make_app(engines, facts, config, text, probes), summary
-
-
-def _open_text(folder: Path) -> EdgeText | None:
-    """The tokenizer for HTTP clients; devices bring their own, so they are served without."""
-    try:
-        return EdgeText.open(folder)
-    except (TandemError, OSError, ValueError) as error:
-        logger.warning("completions over HTTP are off: %s", error)
-        return None
-
-
-async def _serve(
-    app: web.Application,
-    config: EdgeConfig,
-    tls: ssl.SSLContext | None,
-    summary: dict[str, object],
-    on_hangup: Callable[[], None],
-    *,
-    as_json: bool,
-) -> signal.Signals:
-    """Listen until a signal comes; the signal."""
-    loop = asyncio.get_running_loop()
-    stop: asyncio.Future[signal.Signals] = loop.create_future()
-
-    def on_signal(number: signal.Signals) -> None:
-        if stop.done():  # asked twice: do not wait for anyone
-            os._exit(EXIT_INTERRUPTED)
-        stop.set_result(number)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal, number)
-    loop.add_signal_handler(signal.SIGHUP, on_hangup)
-    runner = web.AppRunner(
-        app, access_log=None, access_log_class=AccessLogger,
-        keepalive_timeout=_KEEPALIVE_TIMEOUT_S, shutdown_timeout=_LAST_WORDS_S,
-        handler_cancellation=True, max_headers=_MAX_HEADERS,
-    )  # fmt: skip
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, config.host, config.port, ssl_context=tls).start()
-        host, port = runner.addresses[0][:2]
-        host = f"[{host}]" if ":" in host else host
-        _announce(f"http{'s' if tls else ''}://{host}:{port}", summary, as_json=as_json)
-        number = await stop
-        await drain(app)
-        return number
-    finally:
-        await runner.cleanup()
-
-
-def _announce(url: str, summary: dict[str, object], *, as_json: bool) -> None:
-    """One line when clients may connect: scripts wait for it."""
-    if as_json:
-        print(json.dumps({"event": "ready", "url": url, "pid": os.getpid(), **summary}))
-    else:
-        print(
-            f"tandem edge: {summary['model']} ({summary['dtype']}, {summary['device']}, "
-            f"context {summary['context_len']}) at {url}"
-        )
-    sys.stdout.flush()

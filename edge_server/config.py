@@ -18,6 +18,10 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+DEVICES = ("auto", "cpu", "cuda")
+DTYPES = ("float64", "float32", "bfloat16")
+"""Beside `auto`."""
+
 _TYPES: dict[str, tuple[type, ...]] = {
     "str": (str,),
     "int": (int,),

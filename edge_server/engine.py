@@ -17,8 +17,7 @@ from torch import Tensor
 from device_runtime.protocol.edge_states import Job, Rows
 from device_runtime.protocol.errors import TandemError
 from edge_server.batch import Piece
-from edge_server.blocks import FreeBlocks
-from edge_server.cache import BLOCK_LEN, num_blocks_for
+from edge_server.blocks import BLOCK_LEN, FreeBlocks, num_blocks_for
 from edge_server.foresight import LogitRows, foresee
 from edge_server.runner import Runner
 from edge_server.sharing import SharedBlocks

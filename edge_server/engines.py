@@ -21,8 +21,9 @@ from edge_server.checkpoint import Checkpoint
 from edge_server.config import EdgeConfig
 from edge_server.edge_draft import DraftingEngine, num_shared_ids
 from edge_server.engine import TorchEngine
-from edge_server.loading import free_bytes, load_runner, num_blocks_in
-from edge_server.runner import LocalRunner, Runner
+from edge_server.facts import read_tokens
+from edge_server.hardware import free_bytes, resolve_device, resolve_dtype
+from edge_server.runner import Runner, num_blocks_in
 from edge_server.runner_process import RunnerProcess
 
 ServingEngine: TypeAlias = "TorchEngine | DraftingEngine"
@@ -35,8 +36,10 @@ class Model:
     checkpoint: Checkpoint
     num_ids: int
 
-    def load(self, device: torch.device, dtype: torch.dtype) -> LocalRunner:
+    def load(self, device: torch.device, dtype: torch.dtype) -> Runner:
         """Into this process."""
+        from edge_server.loading import load_runner  # seconds, which an edge on CPUs saves
+
         return load_runner(self.checkpoint, num_ids=self.num_ids, device=device, dtype=dtype)
 
     def start(self, dtype: torch.dtype, num_threads: int) -> RunnerProcess:
@@ -44,6 +47,55 @@ class Model:
         return RunnerProcess(
             self.checkpoint, num_ids=self.num_ids, dtype=dtype, num_threads=num_threads
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Starting:
+    """Models that load, on CPUs while this process goes on."""
+
+    config: EdgeConfig
+    tokens: list[Entry]
+    device: torch.device
+    dtype: torch.dtype
+    models: list[Model]
+    """The target; then, if there is one, the model that drafts here."""
+    replicas: list[list[Runner]]
+    """Of each replica, in the order of the models."""
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The target's."""
+        return self.models[0].checkpoint
+
+    def engines(self) -> list[ServingEngine]:
+        """One for each replica, all alike, when all are loaded.
+
+        CheckpointError or ConfigError where something cannot be served or does not fit.
+        """
+        for runner in itertools.chain(*self.replicas):
+            if isinstance(runner, RunnerProcess):
+                runner.wait_until_ready()
+        cache_bytes = int(self.config.cache_gib * 2**30) or free_bytes(self.device)
+        share = cache_bytes // len(self.replicas)
+        return [make_engine(self.models, runners, share) for runners in self.replicas]
+
+
+def start(config: EdgeConfig) -> Starting:
+    """Begin to load. CheckpointError or ConfigError where that is in vain."""
+    checkpoint = Checkpoint.open(Path(config.model))
+    tokens = read_tokens(checkpoint.folder)
+    device = resolve_device(config.device)
+    dtype = resolve_dtype(config.dtype, device)
+    models = find_models(checkpoint, tokens, config.edge_draft)
+    if device.type == "cpu":
+        return Starting(config, tokens, device, dtype, models, _processes(config, models, dtype))
+    if config.replicas > 1:
+        raise ConfigError(
+            f"replicas is {config.replicas}; on a GPU it must be 1: start an edge for each GPU "
+            "(CUDA_VISIBLE_DEVICES)"
+        )
+    runners = [model.load(device, dtype) for model in models]
+    return Starting(config, tokens, device, dtype, models, [runners])
 
 
 def find_models(checkpoint: Checkpoint, tokens: Sequence[Entry], edge_draft: str) -> list[Model]:
@@ -55,36 +107,12 @@ def find_models(checkpoint: Checkpoint, tokens: Sequence[Entry], edge_draft: str
     return models
 
 
-def load_engines(
-    config: EdgeConfig, models: Sequence[Model], device: torch.device, dtype: torch.dtype
-) -> list[ServingEngine]:
-    """One for each replica, all alike. CheckpointError or ConfigError where something does not fit."""
-    replicas: Sequence[Sequence[Runner]]
-    if device.type == "cpu":
-        replicas = _processes(config, models, dtype)
-    elif config.replicas == 1:
-        replicas = [[model.load(device, dtype) for model in models]]
-    else:
-        raise ConfigError(
-            f"replicas is {config.replicas}; on a GPU it must be 1: start an edge for each GPU "
-            "(CUDA_VISIBLE_DEVICES)"
-        )
-    cache_bytes = int(config.cache_gib * 2**30) or free_bytes(device)
-    return [make_engine(models, runners, cache_bytes // len(replicas)) for runners in replicas]
-
-
 def _processes(
     config: EdgeConfig, models: Sequence[Model], dtype: torch.dtype
-) -> list[list[RunnerProcess]]:
-    """The runners of each replica; all of them load side by side."""
+) -> list[list[Runner]]:
     num_cores = len(os.sched_getaffinity(0))
     num_threads = config.num_threads or max(1, num_cores // config.replicas)
-    replicas = [
-        [model.start(dtype, num_threads) for model in models] for _ in range(config.replicas)
-    ]
-    for runner in itertools.chain(*replicas):
-        runner.wait_until_ready()
-    return replicas
+    return [[model.start(dtype, num_threads) for model in models] for _ in range(config.replicas)]
 
 
 def make_engine(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from edge_server.cache import BLOCK_LEN
+from edge_server.blocks import BLOCK_LEN
 from edge_server.engines import ServingEngine
 from edge_server.status import GpuStatus
 

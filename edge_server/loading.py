@@ -1,5 +1,7 @@
 """From a checkpoint's folder to an engine that is known to be right.
 
+Safetensors only; no code that came with a checkpoint is run, and nothing is fetched from a network.
+
 The engine feeds models in a way of its own (packed tokens, paged cache), which works for every
 architecture that leaves positions, masks and attention to `transformers`. Whether this one does is
 not looked up in a list but tried: the engine's logits must be those of the plain model.
@@ -7,32 +9,34 @@ not looked up in a list but tried: the engine's logits must be those of the plai
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+import logging
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.utils import logging as transformers_logging
 
 from device_runtime.protocol.edge_states import Job
-from device_runtime.protocol.errors import ConfigError
+from device_runtime.protocol.foreign_code import foreign_code
 from edge_server.attention import NAME
-from edge_server.cache import num_blocks_for
+from edge_server.blocks import num_blocks_for
 from edge_server.checkpoint import Checkpoint, CheckpointError
 from edge_server.engine import TorchEngine
+from edge_server.hardware import free_bytes, resolve_device, resolve_dtype
+from edge_server.local_runner import LocalRunner
 from edge_server.onednn_linear import onednn_is_faster, use_onednn
-from edge_server.runner import LocalRunner, Runner
+from edge_server.runner import num_blocks_in
 
-DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
-DEVICES = ("auto", "cpu", "cuda")
+logger = logging.getLogger(__name__)
 
 _TRIAL_LEN = 40
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-2, torch.bfloat16: 0.3}
 """Largest difference of a logit, over the logits' standard deviation. float64 is not tighter,
 because most models compute their norms in float32."""
-
-_CPU_SHARE, _CUDA_SHARE = 0.25, 0.85
 
 
 def load_engine(
@@ -66,7 +70,7 @@ def load_runner(
     checkpoint: Checkpoint, *, num_ids: int, device: torch.device, dtype: torch.dtype
 ) -> LocalRunner:
     """Load the weights and try the model. CheckpointError where it cannot be served."""
-    model = checkpoint.load(dtype, device, NAME)
+    model = load_model(checkpoint, dtype, device)
     _check_rows(model, num_ids, checkpoint)
     if onednn_is_faster(model.dtype, device):
         use_onednn(model)
@@ -74,19 +78,56 @@ def load_runner(
     return LocalRunner(model)
 
 
-def num_blocks_in(cache_bytes: int, runners: Sequence[Runner]) -> int:
-    """Blocks that all of these can hold, ZERO_BLOCK included: a bound, which nobody allocates yet.
-
-    ConfigError where that is not even two for sessions.
-    """
-    block_bytes = sum(runner.block_bytes for runner in runners)
-    num_blocks = cache_bytes // block_bytes
-    if num_blocks < 3:
-        raise ConfigError(
-            f"{cache_bytes / 2**30:.3f} GiB for the cache hold not even two blocks of "
-            f"{block_bytes} bytes; give it more memory (--cache-gib)"
+def load_model(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+    """The model, in eval mode, that attends to this package's cache."""
+    folder = checkpoint.folder
+    _refuse_foreign_code(checkpoint.config, folder)
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    load: Any = AutoModelForCausalLM.from_pretrained
+    try:
+        model, report = load(
+            folder,
+            dtype=dtype,
+            attn_implementation=NAME,
+            trust_remote_code=False,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
         )
-    return num_blocks
+    except KeyError as error:
+        raise CheckpointError(
+            f"models of the kind {checkpoint.config['model_type']} choose their attention by "
+            f"themselves ({error}); serve one that uses transformers' attention interface"
+        ) from error
+    except (ValueError, OSError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{folder} cannot be loaded as a causal language model ({_first_line(error)})"
+        ) from error
+    lacking = sorted(report["missing_keys"]) + [str(k) for k in report["mismatched_keys"]]
+    if lacking:
+        raise CheckpointError(
+            f"{folder} lacks {len(lacking)} of the model's weights, or has them in "
+            f"another shape (first: {lacking[0]}); download or save it again"
+        )
+    loaded: PreTrainedModel = model.to(device).eval().requires_grad_(requires_grad=False)
+    return loaded
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"
+
+
+def _refuse_foreign_code(config: dict[str, Any], folder: Path) -> None:
+    reason = foreign_code(config, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.__contains__)
+    if reason is not None:
+        raise CheckpointError(f"{folder} {reason}")
+    if "auto_map" in config:
+        logger.warning(
+            "%s brings code of its own, which is not run: transformers' class for %s is used",
+            folder.name, config["model_type"],
+        )  # fmt: skip
 
 
 def _check_rows(model: PreTrainedModel, num_ids: int, checkpoint: Checkpoint) -> None:
@@ -99,26 +140,6 @@ def _check_rows(model: PreTrainedModel, num_ids: int, checkpoint: Checkpoint) ->
             f"{min(rows)} rows for them; put the tokenizer beside it that it was trained with, or "
             "call resize_token_embeddings and save it again"
         )
-
-
-def resolve_device(name: str) -> torch.device:
-    """The device of a name; `auto` takes a GPU if there is one."""
-    if name not in DEVICES:
-        raise ConfigError(f"device is {name!r}; choose one of {', '.join(DEVICES)}")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("there is no CUDA device, or this torch was built without CUDA")
-    return torch.device(name)
-
-
-def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The dtype of a name; `auto` is bfloat16 on a GPU and float32 on a CPU."""
-    if name == "auto":
-        name = "bfloat16" if device.type == "cuda" else "float32"
-    if name not in DTYPES:
-        raise ConfigError(f"dtype is {name!r}; choose one of auto, {', '.join(DTYPES)}")
-    return DTYPES[name]
 
 
 def try_model(model: PreTrainedModel, context_len: int) -> None:
@@ -184,10 +205,3 @@ def _plain_logits(model: PreTrainedModel, texts: list[Tensor]) -> list[Tensor]:
     finally:
         model.set_attn_implementation(NAME)
     return [run.logits[0].to(torch.promote_types(model.dtype, torch.float32)) for run in runs]
-
-
-def free_bytes(device: torch.device) -> int:
-    """Memory that caches may grow to, in all."""
-    if device.type == "cuda":
-        return int(_CUDA_SHARE * torch.cuda.mem_get_info(device)[0])
-    return int(_CPU_SHARE * os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))

@@ -2,7 +2,8 @@
 
 In one process each operator takes the interpreter from the event loop and waits for it again; with
 several such processes (`edge_server.replicas`) a server uses several cores, too. Requests cross a pipe
-as 64-bit numbers; logits come back in memory that both processes see, without a copy.
+as 64-bit numbers; logits come back in memory that both processes see, without a copy. What the other
+process does is in `edge_server.runner_main`.
 """
 
 from __future__ import annotations
@@ -17,25 +18,23 @@ import weakref
 from array import array
 from collections.abc import Iterable, Sequence
 from enum import IntEnum
-from multiprocessing.connection import Connection, Pipe
-from pathlib import Path
+from multiprocessing.connection import Pipe
 
 import torch
 from torch import Tensor
 
-from device_runtime.protocol.errors import TandemError
 from edge_server.batch import Piece
 from edge_server.checkpoint import Checkpoint, CheckpointError
-from edge_server.failures import describe
-from edge_server.loading import DTYPES, load_runner
-from edge_server.runner import LocalRunner, LostRunnerError
+from edge_server.failures import DescribedError
+from edge_server.runner import LostRunnerError
 
-_CPU = torch.device("cpu")
+CPU = torch.device("cpu")
 _STOP_TIMEOUT_S = 10.0
 _LEAST_BYTES = 1 << 16
+_STDERR = 2
 
 
-class _Kind(IntEnum):
+class Kind(IntEnum):
     """The first number of a request."""
 
     RUN = 0
@@ -46,8 +45,8 @@ class _Kind(IntEnum):
     """The blocks."""
 
 
-class PassFailedError(TandemError):
-    """A request failed; the next one may not."""
+class PassFailedError(DescribedError):
+    """A request failed there, as described; the next one may not."""
 
 
 class RunnerProcess:
@@ -63,10 +62,11 @@ class RunnerProcess:
         self._regions = _Regions()
         self._pipe, theirs = Pipe()
         files = theirs.fileno(), self._regions.file
-        # A session of its own: Ctrl-C reaches the server alone, which has rounds to finish.
+        # A session of its own: Ctrl-C reaches the server alone, which has rounds to finish. And no
+        # part of its standard output, which scripts read.
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "edge_server.runner_process", *map(str, files)],
-            stdin=subprocess.DEVNULL, pass_fds=files, start_new_session=True,
+            [sys.executable, "-m", "edge_server.runner_main", *map(str, files)],
+            stdin=subprocess.DEVNULL, stdout=_STDERR, pass_fds=files, start_new_session=True,
         )  # fmt: skip
         theirs.close()
         settings = {
@@ -89,7 +89,7 @@ class RunnerProcess:
 
     @property
     def device(self) -> torch.device:
-        return _CPU
+        return CPU
 
     @property
     def dtype(self) -> torch.dtype:
@@ -100,17 +100,17 @@ class RunnerProcess:
         return self._block_bytes
 
     def grow(self, capacity: int) -> None:
-        self._ask(_Kind.GROW, capacity)
+        self._ask(Kind.GROW, capacity)
 
     def wipe(self, blocks: Sequence[int]) -> None:
-        self._ask(_Kind.WIPE, *blocks)
+        self._ask(Kind.WIPE, *blocks)
 
     def run(self, pieces: Sequence[Piece]) -> Tensor:
         dtype = _logits_dtype(self._dtype)
         shape = sum(piece.num_rows for piece in pieces), self._num_logits
         offset, memory = self._regions.take(shape[0] * shape[1] * dtype.itemsize)
-        self._ask(_Kind.RUN, offset, len(memory), *_written(pieces))
-        return _tensor(memory, shape, dtype)
+        self._ask(Kind.RUN, offset, len(memory), *written_pieces(pieces))
+        return tensor_in(memory, shape, dtype)
 
     def close(self) -> None:
         self._pipe.close()  # its loop ends with that
@@ -179,7 +179,7 @@ class _Regions:
         os.close(self.file)
 
 
-def _tensor(memory: memoryview | mmap.mmap, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
+def tensor_in(memory: memoryview | mmap.mmap, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
     """Numbers in this memory, which stays as long as they do."""
     if not shape[0]:
         return torch.empty(shape, dtype=dtype)
@@ -190,15 +190,16 @@ def _logits_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def _written(pieces: Sequence[Piece]) -> Iterable[int]:
+def written_pieces(pieces: Sequence[Piece]) -> Iterable[int]:
+    """Numbers that say what the pieces are."""
     for piece in pieces:
         yield from (len(piece.token_ids), piece.start, len(piece.blocks), piece.num_rows)
         yield from piece.token_ids
         yield from piece.blocks
 
 
-def _read(numbers: Sequence[int]) -> list[Piece]:
-    """The inverse of `_written`."""
+def read_pieces(numbers: Sequence[int]) -> list[Piece]:
+    """The inverse of `written_pieces`."""
     pieces, at = [], 0
     while at < len(numbers):
         num_tokens, start, num_blocks, num_rows = numbers[at : at + 4]
@@ -207,59 +208,3 @@ def _read(numbers: Sequence[int]) -> list[Piece]:
         at = blocks_at + num_blocks
         pieces.append(Piece(tokens, start, numbers[blocks_at:at], num_rows))
     return pieces
-
-
-# the other process
-
-
-def main() -> None:
-    """Load the model that the pipe names, then do what it asks until it ends."""
-    pipe_file, memory_file = map(int, sys.argv[1:])
-    with contextlib.suppress(EOFError, ConnectionError), Connection(pipe_file) as pipe:
-        settings = json.loads(pipe.recv_bytes())
-        if settings["num_threads"]:
-            torch.set_num_threads(settings["num_threads"])
-        try:
-            runner = load_runner(
-                Checkpoint(
-                    Path(settings["folder"]), settings["config"], settings["generation_config"]
-                ),
-                num_ids=settings["num_ids"],
-                device=_CPU,
-                dtype=DTYPES[settings["dtype"]],
-            )
-        except CheckpointError as error:
-            pipe.send_bytes(json.dumps({"refused": str(error)}).encode())
-            return
-        facts = {"block_bytes": runner.block_bytes, "num_logits": runner.num_logits}
-        pipe.send_bytes(json.dumps(facts).encode())
-        _serve(runner, pipe, memory_file)
-
-
-def _serve(runner: LocalRunner, pipe: Connection, memory_file: int) -> None:
-    """Answer each request: with nothing if it was done, else with what went wrong."""
-    memories: dict[int, mmap.mmap] = {}
-    while True:
-        request = array("q", pipe.recv_bytes())
-        try:
-            kind, numbers = request[0], request[1:].tolist()
-            if kind == _Kind.GROW:
-                runner.grow(*numbers)
-            elif kind == _Kind.WIPE:
-                runner.wipe(numbers)
-            else:
-                offset, size, *pieces = numbers
-                if offset not in memories:
-                    memories[offset] = mmap.mmap(memory_file, size, offset=offset)
-                logits = runner.run(_read(pieces))
-                _tensor(memories[offset], (len(logits), logits.shape[1]), logits.dtype).copy_(
-                    logits
-                )
-        except Exception as error:  # noqa: BLE001 -- the next request may be fine
-            pipe.send_bytes(describe(error).encode())
-        else:
-            pipe.send_bytes(b"")
-
-
-if __name__ == "__main__":
-    main()

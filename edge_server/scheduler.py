@@ -18,7 +18,7 @@ from typing import Generic, TypeVar
 
 from device_runtime.protocol.edge_states import Job, Rows
 from device_runtime.protocol.errors import ErrorCode, RemoteError, TandemError
-from edge_server.cache import BLOCK_LEN
+from edge_server.blocks import BLOCK_LEN
 from edge_server.engine import TargetEngine
 from edge_server.failures import describe
 from edge_server.plan import ROUND_TOKENS, Limits, Share, Waiting, plan

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from edge_server.cache import BLOCK_LEN
+from edge_server.blocks import BLOCK_LEN
 
 _Key: TypeAlias = "tuple[bytes | int, tuple[int, ...]]"
 """The block before it (a tenant for the first), and its tokens."""

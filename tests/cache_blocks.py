@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from edge_server.cache import BLOCK_LEN, PagedCache
+from edge_server.blocks import BLOCK_LEN
+from edge_server.cache import PagedCache
 
 HEADS, SIZE = 2, 4
 

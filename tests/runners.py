@@ -5,7 +5,7 @@ from __future__ import annotations
 from transformers import PreTrainedModel
 
 from edge_server.engine import TorchEngine
-from edge_server.runner import LocalRunner
+from edge_server.local_runner import LocalRunner
 
 
 def model_of(engine: TorchEngine) -> PreTrainedModel:

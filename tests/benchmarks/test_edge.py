@@ -23,7 +23,7 @@ from device_runtime.protocol.edge_states import Job
 from device_runtime.protocol.errors import ConfigError, ErrorCode
 from device_runtime.protocol.messages import Begun, Ending, Refusal, Verdict, encode
 from device_runtime.protocol.sampling import to_law
-from edge_server.cache import num_blocks_for
+from edge_server.blocks import num_blocks_for
 from edge_server.edge_draft import DraftingEngine
 from tests.runners import model_of
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_server.batch import Piece, group_rows, pack
-from edge_server.cache import BLOCK_LEN, ZERO_BLOCK, num_blocks_for
+from edge_server.blocks import BLOCK_LEN, ZERO_BLOCK, num_blocks_for
 
 CPU = torch.device("cpu")
 

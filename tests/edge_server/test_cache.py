@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from edge_server.batch import stretch_of
-from edge_server.cache import BLOCK_LEN, ZERO_BLOCK, PagedCache
+from edge_server.blocks import BLOCK_LEN, ZERO_BLOCK
+from edge_server.cache import PagedCache
 from tests.cache_blocks import HEADS, SIZE, write
 
 

@@ -18,7 +18,8 @@ from device_runtime.protocol.vocabulary import vocabulary_hash
 from edge_server.checkpoint import Checkpoint, CheckpointError
 from edge_server.engine import TorchEngine
 from edge_server.facts import edge_facts, read_tokens
-from edge_server.loading import load_engine, resolve_device, resolve_dtype, try_model
+from edge_server.hardware import resolve_device, resolve_dtype
+from edge_server.loading import load_engine, try_model
 from tests.runners import model_of
 from tests.tiny_models import ARCHITECTURES, CONTEXT_LEN, END_ID, NUM_TOKENS
 

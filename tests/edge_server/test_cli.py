@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import ssl
 import subprocess
@@ -15,9 +16,12 @@ from typing import Any
 
 import aiohttp
 import pytest
+import torch
 
 from device_runtime import cli
+from device_runtime.protocol.errors import ConfigError
 from device_runtime.protocol.messages import Hello, Welcome, decode, encode
+from edge_server import engines
 from edge_server.config import EdgeConfig
 from edge_server.tls import tls_context
 from tests.tiny_models import NUM_TOKENS
@@ -71,6 +75,75 @@ async def test_it_prints_its_url_serves_reloads_and_drains_on_sigterm(
                 assert message.type is aiohttp.WSMsgType.CLOSE
                 assert message.data == aiohttp.WSCloseCode.GOING_AWAY
         assert process.wait(20) == 0
+
+
+async def test_replicas_serve_side_by_side_and_a_lost_one_is_told(
+    checkpoint: Callable[[str], Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    body = {"model": "llama", "prompt": "x", "max_tokens": 12, "seed": 1}
+    with started(checkpoint("llama"), "--replicas", "2") as (process, ready):
+        assert ready["replicas"] == 2
+        children = children_of(process.pid)
+        assert len(children) == 2
+        async with aiohttp.ClientSession(ready["url"]) as http:
+            answers = await asyncio.gather(*(complete(http, body) for _ in range(4)))
+            (text,) = {answer[1] for answer in answers}  # of either replica
+            assert text
+            os.kill(children[0], signal.SIGKILL)
+            for _ in range(4):  # one finds out, the others go where all is well
+                last = await complete(http, body)
+            assert last == (200, text)
+            async with http.get("/healthz") as answer:
+                assert answer.status == 503
+            async with http.get("/readyz") as answer:
+                assert answer.status == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    await until_gone(children[1])
+    assert (
+        "the scheduler stopped: LostRunnerError (the process that runs llama ended with status -9"
+        in capfd.readouterr().err
+    )
+
+
+async def complete(http: aiohttp.ClientSession, body: dict[str, Any]) -> tuple[int, str]:
+    """Status and text."""
+    async with http.post("/v1/completions", json=body) as answer:
+        data = await answer.json()
+        return answer.status, data["choices"][0]["text"] if answer.status == 200 else ""
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+async def until_gone(pid: int) -> None:
+    for _ in range(1000):
+        if not is_there(pid):
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("the model's process outlived the edge")
+
+
+def is_there(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
+def test_a_gpu_has_one_replica(
+    checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "resolve_device", lambda _: torch.device("cuda"))
+    with pytest.raises(ConfigError, match="CUDA_VISIBLE_DEVICES"):
+        engines.start(EdgeConfig(model=str(checkpoint("llama")), replicas=2))
+
+
+@pytest.mark.parametrize(
+    ("module", "heavy"), [("edge_server.cli", "torch"), ("edge_server.engines", "transformers")]
+)
+def test_help_and_the_start_of_models_wait_for_no_import(module: str, heavy: str) -> None:
+    """Seconds, which a user would notice."""
+    code = f"import sys, {module}; sys.exit({heavy!r} in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 async def leave_a_stream(http: aiohttp.ClientSession, headers: dict[str, str]) -> None:

@@ -19,13 +19,13 @@ from device_runtime.protocol.judging import DraftedRows, Judging
 from device_runtime.protocol.messages import Begin, Hello, Stream, Tokens, decode, encode
 from device_runtime.protocol.sampling import Sampling, to_law
 from device_runtime.protocol.schemes import SCHEMES
-from edge_server.cache import BLOCK_LEN
+from edge_server.blocks import BLOCK_LEN
 from edge_server.checkpoint import Checkpoint
 from edge_server.edge_draft import CATCH_UP_TOKENS, DraftingEngine, TwoSlots
 from edge_server.engine import TorchEngine
 from edge_server.engines import find_models, make_engine
 from edge_server.facts import read_tokens
-from edge_server.runner import LocalRunner
+from edge_server.local_runner import LocalRunner
 from edge_server.scheduler import Scheduler
 from tests.edge_server.conftest import CACHE_BYTES
 from tests.exact_law import EnumeratedStreams, enumerate_law

@@ -22,7 +22,7 @@ from edge_server.checkpoint import Checkpoint
 from edge_server.config import EdgeConfig
 from edge_server.engine import TorchEngine
 from edge_server.facts import edge_facts, read_tokens
-from edge_server.runner import LocalRunner
+from edge_server.local_runner import LocalRunner
 from tests.edge_client import EdgeClient
 from tests.tiny_models import NUM_TOKENS, tiny_model, with_noise
 

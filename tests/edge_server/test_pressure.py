@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from device_runtime.protocol.edge_states import Job
-from edge_server.blocks import FreeBlocks
-from edge_server.cache import BLOCK_LEN, PagedCache
+from edge_server.blocks import BLOCK_LEN, FreeBlocks
+from edge_server.cache import PagedCache
 from edge_server.engine import CacheFullError, Slot, TorchEngine
 from edge_server.scheduler import Scheduler
 from tests.runners import another

@@ -15,8 +15,15 @@ from device_runtime.protocol.edge_states import Job
 from edge_server.batch import Piece
 from edge_server.checkpoint import Checkpoint, CheckpointError
 from edge_server.engine import TorchEngine
+from edge_server.failures import describe
 from edge_server.runner import LostRunnerError
-from edge_server.runner_process import PassFailedError, RunnerProcess, _read, _Regions, _written
+from edge_server.runner_process import (
+    PassFailedError,
+    RunnerProcess,
+    _Regions,
+    read_pieces,
+    written_pieces,
+)
 from tests.runners import another
 from tests.tiny_models import NUM_TOKENS
 
@@ -54,13 +61,13 @@ def near(llama: TorchEngine) -> TorchEngine:
     return TorchEngine(another(llama), num_ids=NUM_TOKENS, context_len=256, max_blocks=MAX_BLOCKS)
 
 
-def test_requests_are_read_as_they_were_written() -> None:
+def test_requests_are_read_as_they_werewritten_pieces() -> None:
     pieces = [Piece((3, 1, 4), 7, (2, 9), 2), Piece([5], 0, [1], 0), Piece((1, 2), 0, (3, 4, 5), 2)]
-    found = _read(list(_written(pieces)))
+    found = read_pieces(list(written_pieces(pieces)))
     assert [(*p.token_ids, p.start, *p.blocks, p.num_rows) for p in found] == [
         (*p.token_ids, p.start, *p.blocks, p.num_rows) for p in pieces
     ]
-    assert _read([]) == []
+    assert read_pieces([]) == []
 
 
 def test_logits_are_bit_for_bit_those_of_a_model_in_this_process(
@@ -115,9 +122,10 @@ def test_memory_is_used_again_once_nothing_reads_it() -> None:
 
 def test_a_failed_pass_is_named_without_the_text_and_the_next_one_runs(far: TorchEngine) -> None:
     slot, good = far.open(), Job(text(5, seed=3), 1)
-    with pytest.raises(PassFailedError, match=r"Error at .*") as failed:
+    with pytest.raises(PassFailedError, match=r"IndexError at .*runner_main") as failed:
         far.logits([(slot, Job((1, 2, 999_999), 1))])
     assert "999" not in str(failed.value)
+    assert "IndexError at" in describe(failed.value)  # what the log says
     (logits,) = far.logits([(slot, good)])
     assert logits.shape == (1, far.logits([(far.open(), good)])[0].shape[1])
 

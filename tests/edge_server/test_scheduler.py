@@ -14,7 +14,7 @@ from device_runtime.protocol.judging import Judging
 from device_runtime.protocol.sampling import Sampling
 from device_runtime.protocol.schemes import scheme_named
 from device_runtime.protocol.verify import RoundKey
-from edge_server.cache import BLOCK_LEN
+from edge_server.blocks import BLOCK_LEN
 from edge_server.scheduler import Scheduler, StoppedError
 from tests.table_engine import TableEngine, TableSlot
 from tests.table_model import random_table

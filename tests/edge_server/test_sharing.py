@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from device_runtime.protocol.edge_states import Job
-from edge_server.cache import BLOCK_LEN
+from edge_server.blocks import BLOCK_LEN
 from edge_server.engine import TorchEngine
 from edge_server.sharing import SharedBlocks
 from tests.runners import another

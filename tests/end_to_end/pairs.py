@@ -27,8 +27,9 @@ from device_runtime.settings import RuntimeSettings
 from device_runtime.transcript import Transcript
 from device_runtime.turn import Counts
 from device_runtime.writer import Device
-from edge_server.cli import build
 from edge_server.config import EdgeConfig
+from edge_server.engines import start
+from edge_server.server import build
 from export import cli as export_cli
 
 PROMPTS = prompts.PROMPTS
@@ -84,7 +85,8 @@ def export(checkpoint: Path, out: Path) -> Path:
 @asynccontextmanager
 async def running_edge(llm: Path, dtype: str = "float64") -> AsyncIterator[str]:
     """An edge on a loopback socket; its URL."""
-    app, _ = build(EdgeConfig(model=str(llm), dtype=dtype, device="cpu", cache_gib=0.5))
+    config = EdgeConfig(model=str(llm), dtype=dtype, device="cpu", cache_gib=0.5)
+    app, _ = build(start(config))
     async with TestServer(app) as server:
         yield str(server.make_url("/"))
 
