@@ -20,7 +20,7 @@ async def check(
     """Every combination; with each scheme all three things that can happen to a draft happen."""
     device = pair.device()
     counts = {scheme: Counts() for scheme in schemes}
-    async with running_edge(pair.llm) as url:
+    async with running_edge(pair.llm, replicas=1) as url:
         for prompt in PROMPTS[:prompts]:
             wanted = pair.greedy_ids(prompt, device.encode(prompt, None), length)
             for scheme, total in counts.items():

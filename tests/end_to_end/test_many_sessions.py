@@ -224,7 +224,7 @@ async def check(pair: Pair, num_sessions: int, num_tokens: int) -> None:
     alone = pair.device()
     async with running_edge(pair.llm) as url:
         wanted = [await text_of(url, alone, part, solo=True) for part in parts]
-    async with running_edge(pair.llm) as url, bad_company(url, alone):
+    async with running_edge(pair.llm, replicas=2) as url, bad_company(url, alone):
         together = await asyncio.gather(
             *(text_of(url, pair.device(), part, solo=False) for part in parts)
         )
