@@ -14,7 +14,12 @@ BITS = {"int8": 8, "int4": 4}
 
 
 def block_size(num_columns: int) -> int:
-    """Weights that share a scale: 64, or 32 in matrices that do not divide into 64."""
+    """Weights that share a scale: 128 where a row has four such blocks or more, else 64 or 32.
+
+    The largest into which the columns divide; what larger ones save and cost: docs/device.md.
+    """
+    if num_columns % 128 == 0 and num_columns >= 4 * 128:
+        return 128
     return 32 if num_columns % 64 else 64
 
 

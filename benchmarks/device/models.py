@@ -17,7 +17,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from benchmarks.shapes import SHAPES
 from device_runtime.protocol.errors import TandemError
+from export.quantise import block_size
 
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / ".bench"
@@ -82,12 +84,13 @@ def peers(shape: str, weights: str, python: Path, console: Console) -> list[Cont
     def written(kind: str) -> Callable[[], Path]:
         return lambda: _peer_file(kind, shape, weights, python, console)
 
-    # Its default are blocks of 32; ours have 64, with which it is faster, too.
-    other_blocks = (("onnxruntime-genai, blocks of 64", "genai", python, written("genai-64")),)
+    # Its default are blocks of 32; with larger ones, as ours, it is faster, too.
+    size = block_size(SHAPES[shape]["hidden_size"])
+    other = f"onnxruntime-genai, blocks of {size}", "genai", python, written(f"genai-{size}")
     makers: tuple[tuple[str, str, Path, Callable[[], Path]], ...] = (
         (ON_OPTIMUM, "tandem", here, lambda: _bundle(shape, "optimum", weights, console)),
         ("onnxruntime-genai", "genai", python, written("genai")),
-        *(other_blocks if weights == "int4" else ()),
+        *([other] if weights == "int4" else []),
         ("llama.cpp", "llama.cpp", python, written("gguf")),
         ("optimum", "optimum", python, lambda: _optimum(shape, weights, console)),
     )

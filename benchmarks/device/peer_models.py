@@ -1,6 +1,6 @@
 """The files that other projects' runtimes read, from one checkpoint; runs under the peers' Python.
 
-`python -m benchmarks.device.peer_models genai|genai-64|gguf CHECKPOINT WEIGHTS OUT`
+`python -m benchmarks.device.peer_models genai|genai-64|genai-128|gguf CHECKPOINT WEIGHTS OUT`
 """
 
 from __future__ import annotations
@@ -79,6 +79,7 @@ def _write_head(writer: Any, config: dict[str, Any]) -> None:
 WRITERS: dict[str, Callable[[Path, str, Path], None]] = {
     "genai": write_genai,
     "genai-64": partial(write_genai, block_size=64),
+    "genai-128": partial(write_genai, block_size=128),
     "gguf": write_gguf,
 }
 
