@@ -68,7 +68,7 @@ def test_the_device_alone_writes_and_says_that_nobody_verified_it(
 def test_json_is_one_object_and_nothing_else(
     bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run("hello", "--bundle", bundle, "--device-only", "--max-tokens", 5, "--json")
+    run("hello", "--bundle", bundle, "--device-only", "--seed", 7, "--max-tokens", 5, "--json")
     shown, said = capsys.readouterr()
     values: dict[str, Any] = json.loads(shown)
     assert said == ""
