@@ -20,6 +20,8 @@ from edge_server.failures import describe
 from edge_server.scheduler import BusyError
 
 DRAIN_RETRY_S = 5.0
+_CLIENT_GONE = 499
+"""nginx's number; nobody reads it."""
 
 _TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 _CODES = {
@@ -118,7 +120,8 @@ async def json_errors(request: web.Request, handler: Handler) -> web.StreamRespo
         body = error_body(error.status, text, None, None)
         return web.json_response(body, status=error.status, headers=headers)
     except ConnectionError:
-        raise  # nobody is left to tell
+        # Nobody is left to tell; raised, it would be logged as a bug, with a traceback.
+        return web.Response(status=_CLIENT_GONE)
     except Exception as error:  # noqa: BLE001 -- a bug must tell the client nothing
         logger.error("request failed: %s", describe(error))  # noqa: TRY400
         body = error_body(500, "internal error", None, "internal_error")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -395,13 +397,32 @@ async def test_a_server_whose_scheduler_died_says_so_and_nobody_waits_for_ever(
     scheduler.on_batch = on_batch
     code = await asyncio.wait_for(device.refusal(device.session.begin(a_generation())), 5)
     assert code is ErrorCode.INTERNAL
-    await until(lambda: "the scheduler stopped: KeyError" in caplog.text)
+    await until(lambda: "the scheduler 0 stopped: KeyError" in caplog.text)
     assert (await client.get("/readyz")).status == 503
     assert (await client.get("/healthz")).status == 503
     assert "tandem_ready 0.0" in await (await client.get("/metrics")).text()
     late = await connect(client)
     code = await asyncio.wait_for(late.refusal(late.session.begin(a_generation())), 5)
     assert code is ErrorCode.INTERNAL
+
+
+async def test_a_client_that_vanishes_in_the_handshake_leaves_no_traceback(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Anyone can do that as often as they like."""
+    client = await serve()
+    handshake = (
+        f"GET {SESSION_PATH} HTTP/1.1\r\nHost: {client.host}:{client.port}\r\n"
+        "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    ).encode()
+    for _ in range(20):
+        with socket.create_connection((client.host, client.port)) as raw:
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            raw.sendall(handshake)  # and a reset, not a farewell
+        await asyncio.sleep(0.005)
+    await connect(client)
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 @pytest.mark.parametrize("message", [Cancel(), Round(0, 0, 0, 0, (), 0, 0, b"")])
