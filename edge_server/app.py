@@ -146,7 +146,10 @@ async def _background(app: web.Application) -> AsyncIterator[None]:
     """The schedulers, and the expiry of sessions nobody came back for."""
     edge = app[EDGE]
     schedulers = edge.replicas.schedulers
-    tasks = [asyncio.create_task(each.serve(), name="scheduler") for each in schedulers]
+    tasks = [
+        asyncio.create_task(each.serve(), name=f"scheduler {number}")
+        for number, each in enumerate(schedulers)
+    ]
     tasks.append(asyncio.create_task(_expire(edge.registry), name="expiry"))
     for task in tasks:
         task.add_done_callback(_report)

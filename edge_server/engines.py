@@ -72,12 +72,18 @@ class Starting:
 
         CheckpointError or ConfigError where something cannot be served or does not fit.
         """
-        for runner in itertools.chain(*self.replicas):
-            if isinstance(runner, RunnerProcess):
-                runner.wait_until_ready()
-        cache_bytes = int(self.config.cache_gib * 2**30) or free_bytes(self.device)
-        share = cache_bytes // len(self.replicas)
-        return [make_engine(self.models, runners, share) for runners in self.replicas]
+        runners = list(itertools.chain(*self.replicas))
+        try:
+            for runner in runners:
+                if isinstance(runner, RunnerProcess):
+                    runner.wait_until_ready()
+            cache_bytes = int(self.config.cache_gib * 2**30) or free_bytes(self.device)
+            share = cache_bytes // len(self.replicas)
+            return [make_engine(self.models, own, share) for own in self.replicas]
+        except BaseException:  # Ctrl-C, too
+            for runner in runners:
+                runner.close()
+            raise
 
 
 def start(config: EdgeConfig) -> Starting:
@@ -110,8 +116,9 @@ def find_models(checkpoint: Checkpoint, tokens: Sequence[Entry], edge_draft: str
 def _processes(
     config: EdgeConfig, models: Sequence[Model], dtype: torch.dtype
 ) -> list[list[Runner]]:
-    num_cores = len(os.sched_getaffinity(0))
-    num_threads = config.num_threads or max(1, num_cores // config.replicas)
+    num_threads = config.num_threads
+    if not num_threads and config.replicas > 1:
+        num_threads = max(1, len(os.sched_getaffinity(0)) // config.replicas)
     return [[model.start(dtype, num_threads) for model in models] for _ in range(config.replicas)]
 
 

@@ -1,4 +1,4 @@
-"""Several engines, each with a scheduler: a session stays with the one on which it was opened."""
+"""Several engines, each with a scheduler: a session stays with one for as long as that one lives."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from device_runtime.protocol.edge_states import Job, Rows
-from edge_server.scheduler import BusyError, JobTimes, Scheduler
+from edge_server.scheduler import BusyError, JobTimes, Scheduler, StoppedError
 
 S = TypeVar("S")
 
 _LEAST_RETRY_S = 0.05
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Place(Generic[S]):
     """Where a session's jobs run: on one replica, in a slot of its engine."""
 
     scheduler: Scheduler[S]
     slot: S
+    tenant: bytes
 
 
 class Replicas(Generic[S]):
@@ -39,12 +40,12 @@ class Replicas(Generic[S]):
 
     @property
     def healthy(self) -> bool:
-        """Whether new sessions can be served; they are opened where the last batch succeeded."""
+        """Whether new sessions are welcome."""
         return any(scheduler.healthy for scheduler in self.schedulers)
 
     @property
     def stopped(self) -> bool:
-        """Whether a replica has ended for good, and its sessions with it."""
+        """Whether a replica has ended for good: the others have its sessions, and too much to do."""
         return any(scheduler.stopped for scheduler in self.schedulers)
 
     @property
@@ -71,8 +72,12 @@ class Replicas(Generic[S]):
 
     def open(self, tenant: bytes = b"") -> Place[S]:
         """A place for a session, where the fewest are; those of one tenant may share beginnings."""
-        scheduler = min(self.schedulers, key=lambda s: (not s.healthy, s.num_open))
-        return Place(scheduler, scheduler.open(tenant))
+        scheduler = self._emptiest()
+        return Place(scheduler, scheduler.open(tenant), tenant)
+
+    def _emptiest(self) -> Scheduler[S]:
+        """Of those that live, if any does."""
+        return min(self.schedulers, key=lambda scheduler: (scheduler.stopped, scheduler.num_open))
 
     def close(self, place: Place[S]) -> None:
         """The session is over; its jobs must have been cancelled."""
@@ -85,5 +90,16 @@ class Replicas(Generic[S]):
         charge: Callable[[int], None] = lambda _: None,
         times: JobTimes | None = None,
     ) -> Rows:
-        """As of `Scheduler.run`."""
+        """As of `Scheduler.run`. If the replica ends, another one does the job: it names all it needs.
+
+        Only one other: the job itself may be what ended it.
+        """
+        try:
+            return await place.scheduler.run(place.slot, job, charge, times)
+        except StoppedError:
+            scheduler = self._emptiest()
+            if scheduler.stopped:
+                raise
+            self.close(place)
+            place.scheduler, place.slot = scheduler, scheduler.open(place.tenant)
         return await place.scheduler.run(place.slot, job, charge, times)

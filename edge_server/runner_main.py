@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import mmap
+import os
+import select
 import sys
+import threading
 from array import array
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -22,6 +25,7 @@ from edge_server.runner_process import CPU, Kind, read_pieces, tensor_in
 def main() -> None:
     """Load the model that the pipe names, then do what it asks until it ends."""
     pipe_file, memory_file = map(int, sys.argv[1:])
+    threading.Thread(target=_end_with_server, args=(pipe_file,), daemon=True).start()
     with contextlib.suppress(EOFError, ConnectionError), Connection(pipe_file) as pipe:
         settings = json.loads(pipe.recv_bytes())
         if settings["num_threads"]:
@@ -41,6 +45,14 @@ def main() -> None:
         facts = {"block_bytes": runner.block_bytes, "num_logits": runner.num_logits}
         pipe.send_bytes(json.dumps(facts).encode())
         _serve(runner, pipe, memory_file)
+
+
+def _end_with_server(pipe_file: int) -> None:
+    """End at once where the server has, also while a model loads, which may take minutes."""
+    poll = select.poll()
+    poll.register(pipe_file, select.POLLRDHUP)
+    poll.poll()
+    os._exit(0)
 
 
 def _serve(runner: LocalRunner, pipe: Connection, memory_file: int) -> None:
@@ -65,7 +77,3 @@ def _serve(runner: LocalRunner, pipe: Connection, memory_file: int) -> None:
             pipe.send_bytes(describe(error).encode())
         else:
             pipe.send_bytes(b"")
-
-
-if __name__ == "__main__":
-    main()

@@ -29,6 +29,18 @@ from edge_server.failures import DescribedError
 from edge_server.runner import LostRunnerError
 
 CPU = torch.device("cpu")
+_PROGRAM = """
+import sys
+sys.path[:] = sys.argv.pop().split(":")
+import signal
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, signal.SIG_IGN)
+from edge_server.runner_main import main
+main()
+"""
+"""What the other process runs. The server alone is told to end: it has rounds to finish. And modules
+come from where the server has them, not from the current folder, which may be a stranger's checkpoint.
+"""
 _STOP_TIMEOUT_S = 10.0
 _LEAST_BYTES = 1 << 16
 _STDERR = 2
@@ -62,10 +74,10 @@ class RunnerProcess:
         self._regions = _Regions()
         self._pipe, theirs = Pipe()
         files = theirs.fileno(), self._regions.file
-        # A session of its own: Ctrl-C reaches the server alone, which has rounds to finish. And no
-        # part of its standard output, which scripts read.
+        path = ":".join(folder for folder in sys.path if folder)
+        # No part in the server's standard output, which scripts read.
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "edge_server.runner_main", *map(str, files)],
+            [sys.executable, "-c", _PROGRAM, *map(str, files), path],
             stdin=subprocess.DEVNULL, stdout=_STDERR, pass_fds=files, start_new_session=True,
         )  # fmt: skip
         theirs.close()
@@ -139,9 +151,11 @@ class RunnerProcess:
     def _lost(self) -> LostRunnerError:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_STOP_TIMEOUT_S)
+        does = "runs" if self._num_logits else "loads"
         return LostRunnerError(
-            f"the process that runs {self._name} ended with status {self._process.returncode} "
-            "(-9: the system killed it, mostly for lack of memory); start the edge again"
+            f"the process {self._process.pid} that {does} {self._name} ended with status "
+            f"{self._process.returncode}; its words are above (-9: the system killed it, mostly for "
+            "lack of memory)"
         )
 
 

@@ -126,6 +126,8 @@ class Scheduler(Generic[S]):
     def close(self, slot: S) -> None:
         """Free a slot's memory as soon as the engine is idle; its jobs must have been cancelled."""
         self.num_open -= 1
+        if self.stopped:
+            return
         self._closing.append(slot)
         self._wake.set()
 
@@ -168,6 +170,8 @@ class Scheduler(Generic[S]):
         finally:
             for request in self._waiting:
                 request.result.cancel()
+            self._waiting.clear()
+            self._closing.clear()
             await asyncio.to_thread(thread.shutdown)
 
     def _tidy(self) -> bool:

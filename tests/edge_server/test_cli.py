@@ -90,9 +90,8 @@ async def test_replicas_serve_side_by_side_and_a_lost_one_is_told(
             (text,) = {answer[1] for answer in answers}  # of either replica
             assert text
             os.kill(children[0], signal.SIGKILL)
-            for _ in range(4):  # one finds out, the others go where all is well
-                last = await complete(http, body)
-            assert last == (200, text)
+            for _ in range(4):  # one finds out and goes where all is well, as do the others
+                assert await complete(http, body) == (200, text)
             async with http.get("/healthz") as answer:
                 assert answer.status == 503
             async with http.get("/readyz") as answer:
@@ -100,10 +99,7 @@ async def test_replicas_serve_side_by_side_and_a_lost_one_is_told(
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
     await until_gone(children[1])
-    assert (
-        "the scheduler stopped: LostRunnerError (the process that runs llama ended with status -9"
-        in capfd.readouterr().err
-    )
+    assert "stopped: LostRunnerError (the process" in capfd.readouterr().err
 
 
 async def complete(http: aiohttp.ClientSession, body: dict[str, Any]) -> tuple[int, str]:

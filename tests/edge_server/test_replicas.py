@@ -101,21 +101,72 @@ async def test_a_full_queue_refuses_with_a_time_to_come_back() -> None:
         replicas.admit()
 
 
-async def test_a_replica_that_is_lost_takes_no_other_one_with_it() -> None:
+async def test_the_sessions_of_a_replica_that_is_lost_go_on_elsewhere() -> None:
+    """Those whose jobs were with it, too; nothing of it counts any more."""
     lost, good = TableEngine(TABLE), TableEngine(TABLE)
-    replicas = replicas_of(lost, good)
-    places = [replicas.open(), replicas.open()]
+    replicas = replicas_of(lost, good, max_queue=4)
+    places = [replicas.open(b"alice") for _ in range(8)]
+    on_lost, on_good = places[::2], places[1::2]
     lost.fail, lost.poison = LostRunnerError("gone"), 1
     async with serving(replicas) as tasks:
-        with pytest.raises(StoppedError):
-            await asyncio.wait_for(replicas.run(places[0], Job((1,), 1)), 5)
+        lost.gate.clear()
+        jobs = [asyncio.ensure_future(replicas.run(p, Job((1, 2), 1))) for p in on_lost]
+        await until_waiting(replicas, 4)
+        lost.gate.set()
+        await asyncio.wait_for(asyncio.gather(*jobs), 5)
         with pytest.raises(LostRunnerError):
             await tasks[0]
+        assert {place.scheduler for place in places} == {on_good[0].scheduler}
+        assert all(place.slot in good.slots for place in places)
         assert replicas.stopped
         assert replicas.healthy
-        await replicas.run(places[1], Job((1,), 1))
-        for _ in range(3):  # though more sessions are there
-            assert replicas.open().scheduler is places[1].scheduler
+        assert replicas.num_waiting == 0
+        replicas.admit()
+        await replicas.run(on_lost[0], Job((1, 3), 1))
+        late = replicas.open()
+        assert late.scheduler is on_good[0].scheduler  # though more sessions are there
+        for place in (*places, late):
+            replicas.close(place)
+        assert [scheduler.num_open for scheduler in replicas.schedulers] == [0, 0]
+
+
+async def test_a_job_that_ends_replicas_ends_two_at_most() -> None:
+    engines = [TableEngine(TABLE) for _ in range(3)]
+    for engine in engines:
+        engine.fail, engine.poison = LostRunnerError("gone"), 1
+    replicas = replicas_of(*engines)
+    place = replicas.open()
+    async with serving(replicas):
+        with pytest.raises(StoppedError):
+            await asyncio.wait_for(replicas.run(place, Job((1,), 1)), 5)
+        assert [scheduler.stopped for scheduler in replicas.schedulers].count(True) == 2
+        await replicas.run(place, Job((2,), 1))
+
+
+async def test_the_last_replica_that_is_lost_is_told() -> None:
+    engine = TableEngine(TABLE)
+    engine.fail, engine.poison = LostRunnerError("gone"), 1
+    replicas = replicas_of(engine)
+    async with serving(replicas):
+        for _ in range(2):
+            with pytest.raises(StoppedError):
+                await asyncio.wait_for(replicas.run(replicas.open(), Job((1,), 1)), 5)
+        assert not replicas.healthy
+
+
+async def test_a_batch_that_failed_puts_no_replica_aside() -> None:
+    """It may have been the job's fault, and only a next one tells that all is well."""
+    first, second = TableEngine(TABLE), TableEngine(TABLE)
+    first.fail, first.poison = RuntimeError("out of luck"), 1
+    replicas = replicas_of(first, second)
+    place = replicas.open()
+    async with serving(replicas):
+        with pytest.raises(RuntimeError, match="out of luck"):
+            await replicas.run(place, Job((1,), 1))
+        replicas.close(place)
+        opened = [replicas.open() for _ in range(4)]
+        assert [len(engine.slots) for engine in (first, second)] == [3, 2]
+        assert {p.scheduler for p in opened} == set(replicas.schedulers)
 
 
 def test_capacities_are_sums() -> None:

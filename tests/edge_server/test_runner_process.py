@@ -144,13 +144,29 @@ def test_a_process_that_died_is_an_error_that_says_so(checkpoint: Callable[[str]
     assert process.run([Piece((1,), 0, (1,), 1)]).dtype == torch.float32
     os.kill(process._process.pid, signal.SIGKILL)
     for _ in range(2):
-        with pytest.raises(LostRunnerError, match="llama ended with status -9"):
+        with pytest.raises(LostRunnerError, match="runs llama ended with status -9"):
             process.run([Piece((1,), 0, (1,), 1)])
     process.close()
 
 
-def test_it_ends_with_the_process_that_started_it(checkpoint: Callable[[str], Path]) -> None:
+def test_it_ends_with_the_process_that_started_it(
+    checkpoint: Callable[[str], Path], runner: RunnerProcess
+) -> None:
+    """Also while it loads; and with nothing that a supervisor or a terminal sends to all at once."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        os.kill(runner._process.pid, number)
+    assert runner.run([Piece((1,), 0, (1,), 1)]).shape[0] == 1
+    loading = start(checkpoint("llama"))
+    loading._pipe.close()  # what the system does when a process ends
+    assert loading._process.wait(20) == 0
+
+
+def test_modules_beside_a_checkpoint_are_never_imported(
+    checkpoint: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("torch", "json", "edge_server"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit(7)")
+    monkeypatch.chdir(tmp_path)
     process = start(checkpoint("llama"))
     process.wait_until_ready()
-    process._pipe.close()  # what the system does when a process ends
-    assert process._process.wait(20) == 0
+    process.close()
