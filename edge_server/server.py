@@ -115,8 +115,9 @@ def _announce(url: str, summary: dict[str, object], *, as_json: bool) -> None:
     if as_json:
         line = json.dumps({"event": "ready", "url": url, "pid": os.getpid(), **summary})
     else:
+        several = f", {summary['replicas']} replicas" if summary["replicas"] != 1 else ""
         line = (
-            f"tandem edge: {summary['model']} ({summary['dtype']}, {summary['device']}, "
+            f"tandem edge: {summary['model']} ({summary['dtype']}, {summary['device']}{several}, "
             f"context {summary['context_len']}) at {url}"
         )
     sys.stdout.write(f"{line}\n")
