@@ -1,7 +1,7 @@
 """The engines that a server runs.
 
 On a GPU one, with its model in the server's process. On CPUs one for each replica, with models in
-processes of their own.
+processes of their own; on other systems than Linux as on a GPU.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 
 from device_runtime.protocol.errors import ConfigError
 from device_runtime.protocol.vocabulary import Entry
+from edge_server import runner_process
 from edge_server.checkpoint import Checkpoint
 from edge_server.config import EdgeConfig
 from edge_server.edge_draft import DraftingEngine, num_shared_ids
@@ -93,12 +94,12 @@ def start(config: EdgeConfig) -> Starting:
     device = resolve_device(config.device)
     dtype = resolve_dtype(config.dtype, device)
     models = find_models(checkpoint, tokens, config.edge_draft)
-    if device.type == "cpu":
+    if device.type == "cpu" and runner_process.IS_HERE:
         return Starting(config, tokens, device, dtype, models, _processes(config, models, dtype))
     if config.replicas > 1:
         raise ConfigError(
-            f"replicas is {config.replicas}; on a GPU it must be 1: start an edge for each GPU "
-            "(CUDA_VISIBLE_DEVICES)"
+            f"replicas is {config.replicas}; it must be 1 on a GPU (start an edge for each, with "
+            "CUDA_VISIBLE_DEVICES) and on other systems than Linux"
         )
     runners = [model.load(device, dtype) for model in models]
     return Starting(config, tokens, device, dtype, models, [runners])

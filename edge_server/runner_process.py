@@ -41,6 +41,8 @@ main()
 """What the other process runs. The server alone is told to end: it has rounds to finish. And modules
 come from where the server has them, not from the current folder, which may be a stranger's checkpoint.
 """
+IS_HERE = hasattr(os, "memfd_create")
+"""Whether this system has what it takes: Linux does."""
 _STOP_TIMEOUT_S = 10.0
 _LEAST_BYTES = 1 << 16
 _STDERR = 2

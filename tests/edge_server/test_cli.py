@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ import torch
 from device_runtime import cli
 from device_runtime.protocol.errors import ConfigError
 from device_runtime.protocol.messages import Hello, Welcome, decode, encode
-from edge_server import engines
+from edge_server import engines, runner_process
 from edge_server.config import EdgeConfig
+from edge_server.local_runner import LocalRunner
 from edge_server.tls import tls_context
 from tests.tiny_models import NUM_TOKENS
 
@@ -123,6 +125,20 @@ async def until_gone(pid: int) -> None:
 
 def is_there(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists()
+
+
+def test_without_processes_the_model_is_in_the_server(
+    checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a Mac."""
+    monkeypatch.setattr(runner_process, "IS_HERE", False)
+    config = EdgeConfig(model=str(checkpoint("llama")), device="cpu", cache_gib=0.01)
+    starting = engines.start(config)
+    (engine,) = starting.engines()
+    assert isinstance(starting.replicas[0][0], LocalRunner)
+    assert engine.max_cached > 0
+    with pytest.raises(ConfigError, match="Linux"):
+        engines.start(replace(config, replicas=2))
 
 
 def test_a_gpu_has_one_replica(
