@@ -16,10 +16,9 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from transformers import PreTrainedModel
 
 from benchmarks.edge_map import Cost, Setting, best, costs, markdown, records, winners
-from benchmarks.edge_passes import pass_s, pretend_read, random_engine, timed_s
+from benchmarks.edge_passes import model_of, pass_s, pretend_read, random_engine, timed_s
 from benchmarks.edge_replay import verify_s
 from benchmarks.machine import collect
 from benchmarks.record import Record
@@ -138,14 +137,8 @@ def kv_bytes_per_token(config: dict[str, Any]) -> int:
     return int(2 * 2 * config["num_hidden_layers"] * config["num_key_value_heads"] * head_size)
 
 
-def _model(engine: TorchEngine) -> PreTrainedModel:
-    runner = engine.runner
-    assert isinstance(runner, LocalRunner)
-    return runner.model
-
-
 def _resized(engine: TorchEngine, max_blocks: int) -> TorchEngine:
-    model = _model(engine)
+    model = model_of(engine)
     return TorchEngine(
         LocalRunner(model), num_ids=engine.num_ids,
         context_len=model.config.max_position_embeddings, max_blocks=max_blocks,
@@ -156,7 +149,7 @@ def pass_floor(engine: TorchEngine, plan: Plan, facts: dict[str, Any]) -> tuple[
     """A verify pass beside its products and its reading; and what laws and judging add to it."""
     repeats = 4 * plan.repeats
     verify_pass_s = pass_s(engine, plan.sessions, plan.context, plan.new, repeats)
-    gemm_s = gemms_s(_model(engine), plan.sessions * plan.new)
+    gemm_s = gemms_s(model_of(engine), plan.sessions * plan.new)
     read_s = kv_read_s(engine, plan.sessions, plan.context + plan.new)
     gamma = plan.new - 1
     judged_s = verify_s(engine, plan.sessions, plan.context, gamma, SETTING.alpha, repeats).seconds
@@ -205,7 +198,7 @@ def numerics_floor(plan: Plan, device: torch.device, facts: dict[str, Any]) -> t
     ]
     single = random_engine(config, dtype=torch.float32, device=device, max_blocks=64)
     rows = _last_rows(single, texts)
-    for weights in _model(single).parameters():
+    for weights in model_of(single).parameters():
         # Not the model's `.to`: it would round the rotary frequencies, too, as loading never does.
         weights.data = weights.data.to(torch.bfloat16)
     error = max(

@@ -20,11 +20,9 @@ from benchmarks.edge_replay import drafting_s, stream_s, verify_s
 from benchmarks.machine import collect
 from benchmarks.record import Record
 from edge_server.blocks import BLOCK_LEN, num_blocks_for
-from edge_server.checkpoint import Checkpoint
+from edge_server.config import EdgeConfig
 from edge_server.edge_draft import DraftingEngine
-from edge_server.engines import find_models, make_engine
-from edge_server.facts import read_tokens
-from edge_server.hardware import resolve_device, resolve_dtype
+from edge_server.engines import start
 
 ARMS = ("edge", "edge+draft", "split")
 NONE = "none keeps it"
@@ -158,12 +156,10 @@ def run(out: Path, console: Console, *, quick: bool, dtype: str) -> tuple[list[R
     """The map of the demo pair on this machine."""
     from benchmarks.edge_picture import draw_map
 
-    opened = Checkpoint.open(PAIR / "llm")
-    tokens = read_tokens(opened.folder)
-    models = find_models(opened, tokens, str(PAIR / "slm"))
-    device = resolve_device("auto")
-    runners = [model.load(device, resolve_dtype(dtype, device)) for model in models]
-    engine = make_engine(models, runners, 2 << 30)
+    pair = EdgeConfig(
+        model=str(PAIR / "llm"), edge_draft=str(PAIR / "slm"), dtype=dtype, cache_gib=2.0
+    )
+    (engine,) = start(pair, in_processes=False).engines()  # whose passes alone are timed
     assert isinstance(engine, DraftingEngine)
     contexts = (64, 512) if quick else (32, 128, 256, 512, 768, 960)
     sessions = (1, 8, 32) if quick else (1, 2, 4, 8, 16, 32, 64)

@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from device_runtime.protocol.edge_states import Job
 from edge_server.attention import NAME
@@ -42,6 +43,12 @@ def random_engine(
         context_len=config["max_position_embeddings"],
         max_blocks=max_blocks,
     )
+
+
+def model_of(engine: TorchEngine) -> PreTrainedModel:
+    """The model of an engine in this process."""
+    assert isinstance(engine.runner, LocalRunner)
+    return engine.runner.model
 
 
 def pretend_read(engine: TorchEngine, num_sessions: int, context: int) -> list[Slot]:

@@ -74,8 +74,7 @@ def make_app(
         batches.add(ran.num_jobs, ran.num_tokens)
         metrics.batch_ran(ran)
 
-    schedulers = [_scheduler(engine, config, on_batch) for engine in engines]
-    replicas = Replicas(schedulers, config.max_queue)
+    replicas = Replicas([_scheduler(e, config, on_batch) for e in engines], config.max_queue)
     registry = Registry(
         facts, replicas, max_sessions=config.max_sessions, resume_ttl_s=config.resume_ttl_s,
         max_per_client=config.max_sessions_per_token,

@@ -87,14 +87,19 @@ class Starting:
             raise
 
 
-def start(config: EdgeConfig) -> Starting:
-    """Begin to load. CheckpointError or ConfigError where that is in vain."""
+def start(config: EdgeConfig, *, in_processes: bool | None = None) -> Starting:
+    """Begin to load. CheckpointError or ConfigError where that is in vain.
+
+    in_processes: whether models get processes of their own; by default on CPUs, where the system can.
+    """
     checkpoint = Checkpoint.open(Path(config.model))
     tokens = read_tokens(checkpoint.folder)
     device = resolve_device(config.device)
     dtype = resolve_dtype(config.dtype, device)
     models = find_models(checkpoint, tokens, config.edge_draft)
-    if device.type == "cpu" and runner_process.IS_HERE:
+    if in_processes is None:
+        in_processes = device.type == "cpu" and runner_process.IS_HERE
+    if in_processes:
         return Starting(config, tokens, device, dtype, models, _processes(config, models, dtype))
     if config.replicas > 1:
         raise ConfigError(

@@ -46,13 +46,11 @@ def load_engine(
     device: str = "auto",
     dtype: str = "auto",
     cache_bytes: int | None = None,
-    max_blocks: int | None = None,
 ) -> TorchEngine:
     """An engine whose model is in this process.
 
     num_ids: ids the tokenizer defines. cache_bytes: memory for keys and values, by default a share
-    of what is free after loading; max_blocks: the same in blocks. CheckpointError or ConfigError
-    where something does not fit.
+    of what is free after loading. CheckpointError or ConfigError where something does not fit.
     """
     place = resolve_device(device)
     runner = load_runner(
@@ -62,7 +60,7 @@ def load_engine(
         runner,
         num_ids=num_ids,
         context_len=checkpoint.context_len,
-        max_blocks=max_blocks or num_blocks_in(cache_bytes or free_bytes(place), [runner]),
+        max_blocks=num_blocks_in(cache_bytes or free_bytes(place), [runner]),
     )
 
 

@@ -13,6 +13,7 @@ from edge_server.attention import forward_pass
 from edge_server.batch import Piece, pack
 from edge_server.blocks import ZERO_BLOCK
 from edge_server.cache import PagedCache
+from edge_server.runner import logits_dtype
 
 
 class LocalRunner:
@@ -67,7 +68,7 @@ class LocalRunner:
         logits: Tensor = output.logits[0]
         if not self._selects_rows:
             logits = logits[packed.wanted]
-        return logits if logits.dtype == torch.float64 else logits.float()
+        return logits.to(logits_dtype(logits.dtype))
 
     def close(self) -> None:
         pass  # the process keeps the memory for its next model

@@ -53,6 +53,11 @@ class Runner(BlockStore, Protocol):
         ...
 
 
+def logits_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Of a model with weights of that type: float32, or float64 if the model is."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
 def num_blocks_in(cache_bytes: int, runners: Sequence[Runner]) -> int:
     """Blocks that all of these can hold, ZERO_BLOCK included: a bound, which nobody allocates yet.
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from edge_server.batch import Piece
 from edge_server.checkpoint import Checkpoint, CheckpointError
 from edge_server.failures import DescribedError
-from edge_server.runner import LostRunnerError
+from edge_server.runner import LostRunnerError, logits_dtype
 
 CPU = torch.device("cpu")
 _PROGRAM = """
@@ -120,7 +120,7 @@ class RunnerProcess:
         self._ask(Kind.WIPE, *blocks)
 
     def run(self, pieces: Sequence[Piece]) -> Tensor:
-        dtype = _logits_dtype(self._dtype)
+        dtype = logits_dtype(self._dtype)
         shape = sum(piece.num_rows for piece in pieces), self._num_logits
         offset, memory = self._regions.take(shape[0] * shape[1] * dtype.itemsize)
         self._ask(Kind.RUN, offset, len(memory), *written_pieces(pieces))
@@ -200,10 +200,6 @@ def tensor_in(memory: memoryview | mmap.mmap, shape: tuple[int, int], dtype: tor
     if not shape[0]:
         return torch.empty(shape, dtype=dtype)
     return torch.frombuffer(memory, dtype=dtype, count=shape[0] * shape[1]).view(shape)
-
-
-def _logits_dtype(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def written_pieces(pieces: Sequence[Piece]) -> Iterable[int]:

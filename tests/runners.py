@@ -1,16 +1,10 @@
-"""The model that an engine of this process runs, and further caches for it."""
+"""Further caches for the model that an engine of this process runs."""
 
 from __future__ import annotations
 
-from transformers import PreTrainedModel
-
+from benchmarks.edge_passes import model_of
 from edge_server.engine import TorchEngine
 from edge_server.local_runner import LocalRunner
-
-
-def model_of(engine: TorchEngine) -> PreTrainedModel:
-    assert isinstance(engine.runner, LocalRunner)
-    return engine.runner.model
 
 
 def another(engine: TorchEngine) -> LocalRunner:

@@ -13,7 +13,7 @@ from benchmarks import edge_floors, edge_replay
 from benchmarks.edge_floors import Floor, Plan, gain_floor
 from benchmarks.edge_load import Heard, Load, Player, _difference, sessions_within
 from benchmarks.edge_map import NONE, Cost, Setting, best, costs, winners
-from benchmarks.edge_passes import pass_s, pretend_read, random_engine
+from benchmarks.edge_passes import model_of, pass_s, pretend_read, random_engine
 from benchmarks.edge_replay import drafting_s, standing, stream_s, verify_s
 from benchmarks.edge_report import markdown, values_of
 from benchmarks.edge_trace import Exchange, Trace, load, num_committed, save
@@ -25,7 +25,6 @@ from device_runtime.protocol.messages import Begun, Ending, Refusal, Verdict, en
 from device_runtime.protocol.sampling import to_law
 from edge_server.blocks import num_blocks_for
 from edge_server.edge_draft import DraftingEngine
-from tests.runners import model_of
 
 ACCOUNTS = {
     "loop_cpu_s": 3.0, "law_cpu_s": 1.0, "num_laws": 900, "engine_s": 5.0, "num_judged": 400,

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from benchmarks.edge_passes import model_of
 from device_runtime.protocol.errors import BundleError, ConfigError
 from device_runtime.protocol.vocabulary import vocabulary_hash
 from edge_server.checkpoint import Checkpoint, CheckpointError
@@ -20,7 +21,6 @@ from edge_server.engine import TorchEngine
 from edge_server.facts import edge_facts, read_tokens
 from edge_server.hardware import resolve_device, resolve_dtype
 from edge_server.loading import load_engine, try_model
-from tests.runners import model_of
 from tests.tiny_models import ARCHITECTURES, CONTEXT_LEN, END_ID, NUM_TOKENS
 
 CPU = torch.device("cpu")

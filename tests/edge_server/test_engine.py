@@ -12,13 +12,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.edge_passes import model_of
 from device_runtime.protocol.edge_states import Job
 from device_runtime.protocol.sampling import Sampling, to_law
 from edge_server import local_runner as runner_module
 from edge_server.batch import pack as pack_pieces
 from edge_server.blocks import BLOCK_LEN, num_blocks_for
 from edge_server.engine import CacheFullError, TorchEngine, common_prefix_len
-from tests.runners import another, model_of
+from tests.runners import another
 from tests.tiny_models import NUM_TOKENS
 
 MakeEngine = Callable[..., TorchEngine]

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.edge_passes import model_of
 from edge_server import loading, onednn_linear
 from edge_server.checkpoint import Checkpoint
 from edge_server.loading import load_engine
 from edge_server.onednn_linear import OneDnnLinear, onednn_is_faster, use_onednn
-from tests.runners import model_of
 
 CPU = torch.device("cpu")
 
@@ -91,7 +91,7 @@ def test_an_engine_takes_it_where_it_is_faster(
         num_ids=64,
         device="cpu",
         dtype="float32",
-        max_blocks=9,
+        cache_bytes=1 << 20,
     )
     kinds = {type(module) for module in model_of(engine).modules()}
     assert (OneDnnLinear in kinds) is is_faster

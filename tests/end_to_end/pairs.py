@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,8 @@ from device_runtime.settings import RuntimeSettings
 from device_runtime.transcript import Transcript
 from device_runtime.turn import Counts
 from device_runtime.writer import Device
-from edge_server.checkpoint import Checkpoint
 from edge_server.config import EdgeConfig
-from edge_server.engines import Starting, find_models, start
-from edge_server.facts import read_tokens
-from edge_server.hardware import resolve_dtype
+from edge_server.engines import start
 from edge_server.server import build
 from export import cli as export_cli
 
@@ -94,20 +91,12 @@ async def running_edge(
     replicas: processes for its model, as users have them; 0 loads it into this process, as for a
     GPU, which takes a moment instead of seconds.
     """
-    config = EdgeConfig(model=str(llm), dtype=dtype, device="cpu", cache_gib=0.5)
-    starting = start(replace(config, replicas=replicas)) if replicas else _here(config)
-    app, _ = build(starting)
+    config = EdgeConfig(
+        model=str(llm), dtype=dtype, device="cpu", cache_gib=0.5, replicas=max(1, replicas)
+    )
+    app, _ = build(start(config, in_processes=replicas > 0))
     async with TestServer(app) as server:
         yield str(server.make_url("/"))
-
-
-def _here(config: EdgeConfig) -> Starting:
-    checkpoint = Checkpoint.open(Path(config.model))
-    tokens = read_tokens(checkpoint.folder)
-    device, dtype = torch.device("cpu"), resolve_dtype(config.dtype, torch.device("cpu"))
-    models = find_models(checkpoint, tokens, config.edge_draft)
-    runners = [model.load(device, dtype) for model in models]
-    return Starting(config, tokens, device, dtype, models, [runners])
 
 
 @dataclass
