@@ -32,11 +32,6 @@ def stream_bits(key: int | Tensor, counters: Tensor) -> Tensor:
     return z ^ _shifted(z, 31)
 
 
-def stream_uniforms(key: int, counters: Tensor) -> Tensor:
-    """Uniforms (…) in [0, 1), float64 with 53 bits, at the counters (…) of the stream."""
-    return _shifted(stream_bits(key, counters), 11).to(torch.float64) * 2.0**-53
-
-
 def shared_gumbel(places: Sequence[tuple[int, int]], ids: Tensor) -> Tensor:
     """Gumbel noise (places, ids), float64, at places (seed, absolute position): the device's own."""
     keys = [_signed(stream_key(*place, Purpose.SHARED_NOISE)) for place in places]

@@ -17,8 +17,8 @@ from device_runtime.protocol.wire import BitReader, Writer
 
 def read_block(message: Round, scheme: Scheme, vocab: Vocabulary) -> tuple[Drafted, ...]:
     """The drafted tokens of a round; RemoteError on ids or evidence out of range."""
-    bits = BitReader(message.block)
-    ids = [bits.take(vocab.id_bits) for _ in range(message.gamma)]
+    bits, id_bits = BitReader(message.block), vocab.id_bits
+    ids = [bits.take(id_bits) for _ in range(message.gamma)]
     if any(token_id >= vocab.num_ids for token_id in ids):
         raise RemoteError(ErrorCode.BAD_TOKEN_ID, f"ids must be below {vocab.num_ids}")
     block = scheme.read_evidence(bits, ids, vocab)

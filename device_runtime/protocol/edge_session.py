@@ -71,7 +71,7 @@ class EdgeSession:
         self.resume_token = resume_token
         self.state = State.NEW
         self.tokens = TokenList()
-        self._vocab = Vocabulary(facts.num_ids)
+        self._vocab = self._own_vocab = Vocabulary(facts.num_ids)
         self._expected = (0, 0)
         self._generation: Begin | None = None
         self._scheme: Scheme | None = None
@@ -240,8 +240,7 @@ class EdgeSession:
         self, message: Round | More, judgement: Judgement, logprobs: tuple[float, ...]
     ) -> bytes:
         _, scheme = self._in_force()
-        vocab = Vocabulary(self.facts.num_ids)
-        return self._reply(to_verdict(message, judgement, logprobs, scheme, vocab))
+        return self._reply(to_verdict(message, judgement, logprobs, scheme, self._own_vocab))
 
     def _reply(self, message: Begun | Verdict | Tokens) -> bytes:
         return encode(message, self._in_force()[0].pad_to_bytes)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,32 +30,33 @@ class Grid:
 
     mantissa_bits: int
     num_octaves: int
+    num_levels: int = field(init=False)
+    index_bits: int = field(init=False)
+    """Bits that hold any index."""
+    _shift: int = field(init=False)
+    """Bits of a double's mantissa that a level does not have."""
+    _offset: int = field(init=False)
 
-    @property
-    def num_levels(self) -> int:
-        return 2 + (self.num_octaves << self.mantissa_bits)
-
-    @property
-    def index_bits(self) -> int:
-        """Bits that hold any index."""
-        return (self.num_levels - 1).bit_length()
-
-    @property
-    def _offset(self) -> int:
+    def __post_init__(self) -> None:
+        """What follows from the two is asked for with every token, so it is kept."""
+        num_levels = 2 + (self.num_octaves << self.mantissa_bits)
+        object.__setattr__(self, "num_levels", num_levels)
+        object.__setattr__(self, "index_bits", (num_levels - 1).bit_length())
+        object.__setattr__(self, "_shift", _MANTISSA_BITS - self.mantissa_bits)
         # The truncated bits of 2^-num_octaves, the smallest level above 0, map to index 1.
-        return ((_BIAS - self.num_octaves) << self.mantissa_bits) - 1
+        offset = ((_BIAS - self.num_octaves) << self.mantissa_bits) - 1
+        object.__setattr__(self, "_offset", offset)
 
     def floor(self, values: Floats) -> Indices:
         """Index of the largest level ≤ each value in [0, 1]."""
         bits = np.ascontiguousarray(values, np.float64).view(np.int64)
-        index = (bits >> (_MANTISSA_BITS - self.mantissa_bits)) - self._offset
-        floor: Indices = np.maximum(index, 0)
+        floor: Indices = np.maximum((bits >> self._shift) - self._offset, 0)
         return floor
 
     def floor_of(self, value: float) -> int:
         """The same for one value."""
         bits: int = _AS_INTEGER(_AS_DOUBLE(value))[0]
-        return max(0, (bits >> (_MANTISSA_BITS - self.mantissa_bits)) - self._offset)
+        return max(0, (bits >> self._shift) - self._offset)
 
     def ceil_of(self, value: float) -> int:
         """Index of the smallest level ≥ a value in [0, 1]: the one after the largest below it."""
@@ -64,7 +65,7 @@ class Grid:
     def level(self, indices: Indices) -> Floats:
         """The doubles at the indices."""
         indices = np.asarray(indices, np.int64)
-        bits = (indices + self._offset) << (_MANTISSA_BITS - self.mantissa_bits)
+        bits = (indices + self._offset) << self._shift
         return np.where(indices == 0, 0.0, bits.view(np.float64))
 
 

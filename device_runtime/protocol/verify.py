@@ -7,8 +7,7 @@ one token from the row after the block. Judging stops at an end token, without a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from device_runtime.protocol.law import Law
 from device_runtime.protocol.randomness import Streams, edge_streams
@@ -20,8 +19,7 @@ StreamsAt = Callable[[int, int, int, int], Streams]
 """(seed, epoch, round number, position) → the edge's coins there."""
 
 
-@dataclass(frozen=True, slots=True)
-class RoundKey:
+class RoundKey(NamedTuple):
     """What keys the edge's coins beside the position."""
 
     seed: int
@@ -29,8 +27,7 @@ class RoundKey:
     round_number: int
 
 
-@dataclass(frozen=True, slots=True)
-class Judgement:
+class Judgement(NamedTuple):
     """num_accepted drafted tokens stand; then exactly one of: next token, rejection, nothing."""
 
     num_accepted: int

@@ -163,4 +163,4 @@ def _flags(data: Reader) -> Flags:
     value = data.u8()
     if value & ~int(SUPPORTED_FLAGS):
         raise RemoteError(ErrorCode.UNSUPPORTED_PARAMETER, f"extension flags {value:#x}")
-    return Flags(value)
+    return Flags(value) if value else NO_FLAGS

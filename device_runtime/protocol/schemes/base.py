@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from device_runtime.protocol.law import Law
 from device_runtime.protocol.messages.fields import MAX_GAMMA
@@ -17,8 +17,7 @@ from device_runtime.protocol.randomness import Coins, Purpose, Streams
 from device_runtime.protocol.wire import BitReader, BitWriter, Reader, Writer
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where a token stands, and the randomness both ends share there."""
 
     seed: int
@@ -38,16 +37,14 @@ class Vocabulary:
         return max(1, (self.num_ids - 1).bit_length())
 
 
-@dataclass(frozen=True, slots=True)
-class Drafted:
+class Drafted(NamedTuple):
     """A drafted token and what the scheme sends of q beside it."""
 
     token_id: int
     evidence: Any = None
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(NamedTuple):
     """How many draws of p the device wants on a rejection, from which draw of the stream on."""
 
     num_draws: int = 0

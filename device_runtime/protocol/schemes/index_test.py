@@ -44,11 +44,12 @@ class IndexTest:
     def read_evidence(
         self, bits: BitReader, token_ids: Sequence[int], vocab: Vocabulary
     ) -> tuple[Drafted, ...]:
-        block, index_bits = [], self.grid.index_bits
+        block = []
+        index_bits, num_levels = self.grid.index_bits, self.grid.num_levels
         for token_id in token_ids:
             index = bits.take(index_bits)
             # 0 would stand for u·q(x) = 0, which no honest device sends: it passes where p is 0.
-            if not 1 <= index < self.grid.num_levels:
+            if not 1 <= index < num_levels:
                 raise malformed("a grid index is out of range")
             block.append(Drafted(token_id, index))
         return tuple(block)

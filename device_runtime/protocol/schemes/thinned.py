@@ -12,8 +12,7 @@ the whole row.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -32,12 +31,11 @@ _TAG_DRAWS = 0
 _TAG_ROW = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Draws:
-    """All draws of one id: how many, how many of them unconditional, and the index of p̃(id)."""
+class Draws(NamedTuple):
+    """All draws of one id: the index of p̃(id), how many they are, how many of them unconditional."""
 
     token_id: int
-    index: int
+    prob_index: int
     num_draws: int
     num_unconditional: int
 
@@ -76,7 +74,7 @@ class DssdThinned(IndexTest):
     def _thin(self, q: Law, rejection: Sequence[Draws], coins: Coins) -> list[int]:
         """The ids of the draws that pass, each as often as it passed."""
         ids = np.array([draws.token_id for draws in rejection], np.int64)
-        rounded = self.grid.level(np.array([draws.index for draws in rejection]))
+        rounded = self.grid.level(np.array([draws.prob_index for draws in rejection]))
         probs = np.divide(q.prob(ids), rounded, out=np.ones(len(ids)), where=rounded > 0)
         num_coins = np.array([draws.num_draws - draws.num_unconditional for draws in rejection])
         passed = coins.flip(np.repeat(np.maximum(0.0, 1.0 - probs), num_coins))
@@ -114,9 +112,9 @@ def write_draws(rejection: Sequence[Draws], grid: Grid) -> bytes:
     bits.put(low_bits, 5)
     for gap, draws in zip(gaps, rejection, strict=True):
         bits.put_gamma(gap >> low_bits)
-        bits.put((gap & low_mask) << index_bits | draws.index, low_bits + index_bits)
+        bits.put((gap & low_mask) << index_bits | draws.prob_index, low_bits + index_bits)
         bits.put_gamma(draws.num_draws - 1)
-        if draws.index:
+        if draws.prob_index:
             bits.put_gamma(draws.num_unconditional)
     return bits.getvalue()
 

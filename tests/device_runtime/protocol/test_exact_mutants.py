@@ -93,7 +93,7 @@ class DropsWhatLiesBelowTheGrid(DssdThinned):
 
     def settle(self, q: Law, drafted: Drafted, rejection: object, coins: Coins) -> int | None:
         if isinstance(rejection, tuple):
-            rejection = tuple(draws for draws in rejection if draws.index)
+            rejection = tuple(draws for draws in rejection if draws.prob_index)
         return super().settle(q, drafted, rejection, coins) if rejection else None
 
 
