@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from functools import partial
 from typing import Generic, TypeVar
 
@@ -57,11 +56,8 @@ class Front(Generic[S]):
         self, place: Place[S], job: Job, identity: Identity, times: JobTimes | None = None
     ) -> Rows:
         """The job's rows, charged to the client. Cancelling the caller takes the job back."""
-        start_s = time.perf_counter()
         charge = partial(self._admission.charge, identity)
-        rows = await self.replicas.run(place, job, charge, times)
-        self._metrics.job_done(is_prompt=job.num_rows == 0, seconds=time.perf_counter() - start_s)
-        return rows
+        return await self.replicas.run(place, job, charge, times)
 
     def answered(self, tally: Tally, outcome: Outcome | None) -> None:
         """Count what became of a job, if it settled anything."""

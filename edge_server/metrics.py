@@ -96,12 +96,9 @@ class Metrics:
         self._batch_s.observe(ran.seconds)
         self._batch_jobs.observe(ran.num_jobs)
         self._batch_tokens.observe(ran.num_tokens)
-        for waited_s in ran.waited_s:
-            self._wait_s.observe(waited_s)
-
-    def job_done(self, *, is_prompt: bool, seconds: float) -> None:
-        """A job has its rows; a prompt's job wants none."""
-        (self._prompt_s if is_prompt else self._round_s).observe(seconds)
+        for done in ran.done:
+            self._wait_s.observe(done.waited_s)
+            (self._prompt_s if done.is_prompt else self._round_s).observe(done.seconds)
 
     def refused(self, error: BusyError) -> None:
         """Something was put off."""

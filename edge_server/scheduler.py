@@ -47,6 +47,18 @@ class StoppedError(TandemError):
 
 
 @dataclass(frozen=True, slots=True)
+class Done:
+    """A job that has its rows."""
+
+    is_prompt: bool
+    """Whether it wanted none: the text had to be cached."""
+    waited_s: float
+    """From when it came to when its last batch began."""
+    seconds: float
+    """From when it came to the end of that batch."""
+
+
+@dataclass(frozen=True, slots=True)
 class Ran:
     """What a batch was, for those who count."""
 
@@ -54,8 +66,8 @@ class Ran:
     num_tokens: int
     """New ones, which the model ran."""
     seconds: float
-    waited_s: tuple[float, ...]
-    """Of the jobs that are done with this batch: from when they came to when it began."""
+    done: tuple[Done, ...]
+    """The jobs that it finished."""
 
 
 @dataclass(slots=True)
@@ -193,8 +205,12 @@ class Scheduler(Generic[S]):
         results = await self._results(thread, jobs)
         seconds = time.perf_counter() - start_s
         self.seconds_per_job += 0.1 * (seconds / len(jobs) - self.seconds_per_job)
-        waited_s = tuple(start_s - r.since_s for r, share in batch if share.num_new == r.num_new)
-        self.on_batch(Ran(len(jobs), sum(share.num_new for share in shares), seconds, waited_s))
+        done = tuple(
+            Done(r.job.num_rows == 0, start_s - r.since_s, start_s + seconds - r.since_s)
+            for (r, share), result in zip(batch, results, strict=True)
+            if share.num_new == r.num_new and not isinstance(result, Exception)
+        )
+        self.on_batch(Ran(len(jobs), sum(share.num_new for share in shares), seconds, done))
         for (request, share), result in zip(batch, results, strict=True):
             request.times.queue_s += start_s - (request.ran_s or request.since_s)
             request.times.engine_s += seconds

@@ -19,7 +19,7 @@ from device_runtime.protocol.schemes.base import Ask
 from edge_server.app import make_app
 from edge_server.config import EdgeConfig
 from edge_server.metrics import Metrics, Usage
-from edge_server.scheduler import BusyError, Ran
+from edge_server.scheduler import BusyError, Done, Ran
 from edge_server.state import EDGE, Edge
 from edge_server.status import GpuStatus, Status
 from edge_server.tally import Tally
@@ -134,7 +134,7 @@ def test_completions_and_refusals_are_counted() -> None:
     metrics.completion_done("chat", Usage(10, 5, 2.0, 0.5, 0.25), "")
     metrics.completion_done("chat", Usage(10, 0, 1.0, None, None), "cancelled")
     metrics.refused(BusyError("full", 1.0))
-    metrics.batch_ran(Ran(3, 12, 0.1, (0.01, 0.02)))
+    metrics.batch_ran(Ran(3, 12, 0.1, (Done(True, 0.01, 0.11), Done(False, 0.02, 0.12))))
     found = samples(metrics.text())
     chat = "gen_ai_operation_name=chat"
     assert found[f"tandem_completion_tokens_total{{{chat},gen_ai_token_type=input}}"] == 20
@@ -145,6 +145,9 @@ def test_completions_and_refusals_are_counted() -> None:
     assert found[f"{duration}{{error_type=cancelled,{chat}}}"] == 1
     assert found["tandem_refused_total{limit=server}"] == 1
     assert found["tandem_batch_tokens_sum"] == 12
+    assert found["tandem_queue_wait_seconds_sum"] == pytest.approx(0.03)
+    assert found["tandem_job_seconds_sum{kind=prompt}"] == pytest.approx(0.11)
+    assert found["tandem_job_seconds_sum{kind=round}"] == pytest.approx(0.12)
 
 
 def test_the_documentation_names_every_metric() -> None:
