@@ -17,6 +17,7 @@ import torch
 
 from edge_server.checkpoint import Checkpoint, CheckpointError
 from edge_server.failures import describe
+from edge_server.hardware import interrupting_nobody
 from edge_server.loading import load_runner
 from edge_server.local_runner import LocalRunner
 from edge_server.runner_process import CPU, Kind, read_pieces, tensor_in
@@ -26,7 +27,11 @@ def main() -> None:
     """Load the model that the pipe names, then do what it asks until it ends."""
     pipe_file, memory_file = map(int, sys.argv[1:])
     threading.Thread(target=_end_with_server, args=(pipe_file,), daemon=True).start()
-    with contextlib.suppress(EOFError, ConnectionError), Connection(pipe_file) as pipe:
+    with (
+        interrupting_nobody(),  # the server's event loop goes first: it is soon done
+        contextlib.suppress(EOFError, ConnectionError),
+        Connection(pipe_file) as pipe,
+    ):
         settings = json.loads(pipe.recv_bytes())
         if settings["num_threads"]:
             torch.set_num_threads(settings["num_threads"])

@@ -61,7 +61,7 @@ def near(llama: TorchEngine) -> TorchEngine:
     return TorchEngine(another(llama), num_ids=NUM_TOKENS, context_len=256, max_blocks=MAX_BLOCKS)
 
 
-def test_requests_are_read_as_they_werewritten_pieces() -> None:
+def test_requests_are_read_as_they_were_written() -> None:
     pieces = [Piece((3, 1, 4), 7, (2, 9), 2), Piece([5], 0, [1], 0), Piece((1, 2), 0, (3, 4, 5), 2)]
     found = read_pieces(list(written_pieces(pieces)))
     assert [(*p.token_ids, p.start, *p.blocks, p.num_rows) for p in found] == [
@@ -147,6 +147,10 @@ def test_a_process_that_died_is_an_error_that_says_so(checkpoint: Callable[[str]
         with pytest.raises(LostRunnerError, match="runs llama ended with status -9"):
             process.run([Piece((1,), 0, (1,), 1)])
     process.close()
+
+
+def test_it_interrupts_nobody_who_is_awake(runner: RunnerProcess) -> None:
+    assert os.sched_getscheduler(runner._process.pid) == os.SCHED_BATCH
 
 
 def test_it_ends_with_the_process_that_started_it(
