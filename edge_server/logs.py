@@ -43,6 +43,12 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
+def format_in_use() -> str:
+    """Of the root logger's handlers, as `use_format` takes it."""
+    handlers = logging.getLogger().handlers
+    return "json" if any(isinstance(h.formatter, JsonLines) for h in handlers) else "text"
+
+
 def use_format(name: str) -> None:
     """Let all handlers of the root logger write this format; `text` leaves them as they are."""
     if name == "json":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import mmap
 import os
 import select
@@ -20,6 +21,7 @@ from edge_server.failures import describe
 from edge_server.hardware import interrupting_nobody
 from edge_server.loading import load_runner
 from edge_server.local_runner import LocalRunner
+from edge_server.logs import use_format
 from edge_server.runner_process import CPU, Kind, read_pieces, tensor_in
 
 
@@ -33,6 +35,8 @@ def main() -> None:
         Connection(pipe_file) as pipe,
     ):
         settings = json.loads(pipe.recv_bytes())
+        logging.basicConfig()
+        use_format(settings["log_format"])
         if settings["num_threads"]:
             torch.set_num_threads(settings["num_threads"])
         try:

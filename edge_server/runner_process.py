@@ -26,6 +26,7 @@ from torch import Tensor
 from edge_server.batch import Piece
 from edge_server.checkpoint import Checkpoint, CheckpointError
 from edge_server.failures import DescribedError
+from edge_server.logs import format_in_use
 from edge_server.runner import LostRunnerError, logits_dtype
 
 CPU = torch.device("cpu")
@@ -90,6 +91,7 @@ class RunnerProcess:
             "num_ids": num_ids,
             "dtype": str(dtype).removeprefix("torch."),
             "num_threads": num_threads,
+            "log_format": format_in_use(),
         }
         self._pipe.send_bytes(json.dumps(settings).encode())
 

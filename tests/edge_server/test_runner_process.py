@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gc
+import json
+import logging
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +19,7 @@ from edge_server.batch import Piece
 from edge_server.checkpoint import Checkpoint, CheckpointError
 from edge_server.engine import TorchEngine
 from edge_server.failures import describe
+from edge_server.logs import use_format
 from edge_server.runner import LostRunnerError
 from edge_server.runner_process import (
     PassFailedError,
@@ -163,6 +167,27 @@ def test_it_ends_with_the_process_that_started_it(
     loading = start(checkpoint("llama"))
     loading._pipe.close()  # what the system does when a process ends
     assert loading._process.wait(20) == 0
+
+
+def test_it_logs_in_the_format_of_the_server(
+    checkpoint: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    folder = tmp_path / "spare"
+    shutil.copytree(checkpoint("llama"), folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["auto_map"] = {"AutoModelForCausalLM": "modeling.Model"}
+    (folder / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr(logging.getLogger(), "handlers", [logging.StreamHandler()])
+    use_format("json")
+    process = start(folder)
+    process.wait_until_ready()
+    process.close()
+    (line,) = map(json.loads, capfd.readouterr().err.splitlines())
+    assert line["level"] == "warning"
+    assert line["message"].startswith("spare brings code of its own")
 
 
 def test_modules_beside_a_checkpoint_are_never_imported(
