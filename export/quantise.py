@@ -16,9 +16,9 @@ BITS = {"int8": 8, "int4": 4}
 def block_size(num_columns: int) -> int:
     """Weights that share a scale: 128 where a row has four such blocks or more, else 64 or 32.
 
-    The largest into which the columns divide; what larger ones save and cost: docs/device.md.
+    The last block may be filled up. What larger ones save and cost: docs/device.md.
     """
-    if num_columns % 128 == 0 and num_columns >= 4 * 128:
+    if num_columns >= 4 * 128:
         return 128
     return 32 if num_columns % 64 else 64
 

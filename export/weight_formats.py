@@ -11,7 +11,6 @@ import numpy as np
 from onnx import TensorProto
 
 from export.decoder import Floats, Linear
-from export.errors import ExportError
 from export.onnx_writer import MICROSOFT, OnnxWriter
 from export.quantise import BITS, block_size, to_blocks, to_columns
 
@@ -82,25 +81,31 @@ class BlockQuantised:
     def embed(self, ids: str, table: Floats, name: str) -> str:
         num_rows, num_columns = table.shape
         size = block_size(num_columns)
-        if num_columns % size:
-            raise ExportError(
-                f"an embedding of {num_columns} columns does not divide into blocks of {size}; "
-                "use --weights fp32 or int8-dynamic"
-            )
+        num_stored = -(-num_columns // size) * size
         packed, scales = self._table = self._store(table, name)
-        rows = (num_rows, num_columns * self._bits // 8)
-        return self._writer.op(
+        rows = (num_rows, num_stored * self._bits // 8)
+        row = self._writer.op(
             "GatherBlockQuantized",
             self._writer.view(f"{name}.rows", packed, rows),
             ids,
             scales,
-            name=name,
+            name=name if num_stored == num_columns else f"{name}.filled",
             domain=MICROSOFT,
             bits=self._bits,
             block_size=size,
             gather_axis=0,
             quantize_axis=1,
         )
+        return row if num_stored == num_columns else self._cut(row, num_columns, name)
+
+    def _cut(self, row: str, num_columns: int, name: str) -> str:
+        """Without the zeros that fill the last block up."""
+        bounds = {"start": 0, "end": num_columns, "axis": 2}
+        numbers = [
+            self._writer.weight(f"{name}.{bound}", np.array([at], np.int64))
+            for bound, at in bounds.items()
+        ]
+        return self._writer.op("Slice", row, *numbers, name=name)
 
     def tied(self, x: str, head: Linear, name: str) -> str:
         return self._multiply(x, self._table, head, name)

@@ -33,7 +33,7 @@ def test_the_largest_weight_gets_the_lowest_code_and_stays_exact() -> None:
 
 @pytest.mark.parametrize(
     ("num_columns", "size"),
-    [(32, 32), (64, 64), (96, 32), (384, 64), (512, 128), (576, 64), (4864, 128), (70, 32)],
+    [(32, 32), (64, 64), (96, 32), (384, 64), (512, 128), (576, 128), (4864, 128), (70, 32)],
 )
 def test_blocks_are_as_long_as_the_columns_allow(num_columns: int, size: int) -> None:
     assert block_size(num_columns) == size
