@@ -37,9 +37,12 @@ from export.choose import CALIBRATED, GRAPHS, WEIGHTS
 
 NEAREST = "-nearest"
 """After a kind whose rounding is fitted to text: every weight goes to the nearest value instead."""
+WIDE_CACHE = "-fp32-cache"
+"""After a kind whose keys and values are stored in 8 bits by default: in float32 instead."""
 KINDS = (
     *(kind for kind in WEIGHTS if kind != "auto"),
     *(f"{kind}{NEAREST}" for kind in CALIBRATED),
+    f"int4{WIDE_CACHE}",
 )
 DEFAULT_KINDS = tuple(kind for kind in KINDS if kind not in ("fp32", "fp16"))
 """fp16 is for a GPU: a CPU is slow with it, and it costs next to nothing of acceptance."""
@@ -106,7 +109,9 @@ def run(args: argparse.Namespace) -> int:
 def _export(args: argparse.Namespace, kind: str, out: Path, console: Console) -> Cost:
     console.print(f"exporting {kind} …")
     command = [sys.executable, "-m", "device_runtime", "export", args.checkpoint, "--json"]
-    command += ["--out", str(out), "--graph", args.graph, "--weights", kind.removesuffix(NEAREST)]
+    weights = kind.removesuffix(NEAREST).removesuffix(WIDE_CACHE)
+    command += ["--out", str(out), "--graph", args.graph, "--weights", weights]
+    command += ["--cache", "fp32"] if kind.endswith(WIDE_CACHE) else []
     command += ["--accuracy-level", str(args.accuracy_level)]
     command += ["--calibration", "none"] if kind.endswith(NEAREST) else []
     done = subprocess.run(command, capture_output=True, text=True, check=False)

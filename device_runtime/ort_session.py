@@ -19,7 +19,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime as ort
 
 from device_runtime.protocol.errors import BundleError
-from device_runtime.protocol.manifest import Manifest
+from device_runtime.protocol.manifest import FIRST_WITH_INT8_CACHE, Manifest, version_of
 from device_runtime.providers import GPU_PROVIDERS, choose_providers
 from device_runtime.settings import RuntimeSettings
 
@@ -37,6 +37,12 @@ def open_session(
     path: Path, settings: RuntimeSettings, manifest: Manifest, max_len: int
 ) -> Session:
     """A session on the best provider there is; BundleError if it cannot load the model."""
+    if manifest.cache_dtype == "int8" and version_of(ort.__version__) < FIRST_WITH_INT8_CACHE:
+        first = ".".join(map(str, FIRST_WITH_INT8_CACHE))
+        raise BundleError(
+            f"{path.parent} has a cache of 8 bits, which onnxruntime {ort.__version__} cannot read; "
+            f"export the model again with --cache fp32, or install onnxruntime {first} or newer"
+        )
     options = session_options(settings)
     available = ort.get_available_providers()
     providers, passed_over = choose_providers(available, manifest, settings, max_len)
@@ -73,8 +79,7 @@ def _wide_windows(session: Session, max_len: int) -> Iterator[str]:
     """Nothing where the model has no window, or where it never gets that far."""
     told = session.get_modelmeta().custom_metadata_map.get(WINDOW_KEY, "")
     window = int(told) if re.fullmatch("[0-9]{1,9}", told) else max_len
-    version = tuple(map(int, re.findall(r"\d+", ort.__version__)[:2]))
-    if window < max_len and version < FIRST_WITH_RIGHT_WINDOWS:
+    if window < max_len and version_of(ort.__version__) < FIRST_WITH_RIGHT_WINDOWS:
         yield (
             f"onnxruntime {ort.__version__} lets this model's window of {window} positions see one "
             f"more (1.24 does not): drafts after {window} tokens are a little worse, the text stays "

@@ -61,6 +61,12 @@ def texts_of(path: Path, tokenizer: Tokenizer, vocab_size: int, context_len: int
     return torch.tensor(ids)[starts[:, None] + torch.arange(length)]
 
 
+def batches(texts: Tensor) -> Sequence[Tensor]:
+    """Ids (texts, tokens), as many at once as their logits leave room for."""
+    found: Sequence[Tensor] = texts.split(_TEXTS_AT_ONCE)
+    return found
+
+
 def grams(
     model: PreTrainedModel, modules: Sequence[torch.nn.Module], texts: Tensor
 ) -> dict[torch.nn.Module, Tensor]:
@@ -87,7 +93,7 @@ def grams(
     hooks = [module.register_forward_pre_hook(add) for module in modules]
     try:
         with torch.inference_mode():
-            for some in texts.split(_TEXTS_AT_ONCE):
+            for some in batches(texts):
                 model(input_ids=some, use_cache=False)
     finally:
         for hook in hooks:

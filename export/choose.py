@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from device_runtime.protocol.errors import ConfigError
+from device_runtime.protocol.manifest import FIRST_WITH_INT8_CACHE, version_of
 from export.checkpoint import Checkpoint
 from hw_profiles.schema import DeviceProfile
 
@@ -15,6 +16,8 @@ WEIGHTS = ("auto", "fp32", "fp16", "int8", "int8-dynamic", "int4")
 """`auto`: what the hardware profile says, else int4; fp16 is for a GPU."""
 ACCURACY_LEVELS = (0, 1, 4)
 """Of MatMulNBits: 4 rounds activations to int8 where the CPU has kernels for that."""
+CACHES = ("auto", "fp32", "int8")
+"""`auto`: int8 in fused graphs of rounded weights, where the device's onnxruntime can read it."""
 CALIBRATED = ("int4",)
 """Kinds of weights whose rounding is fitted to text; 8 bits cost next to nothing as they are."""
 DEFAULT_CONTEXT_LEN = 8192
@@ -41,6 +44,8 @@ class Choice:
     weights: str
     accuracy_level: int
     """Both as in WeightChoice."""
+    cache: str
+    """What keys and values are stored as: `fp32`, `fp16` or `int8`."""
     calibration: str
     """What the rounding is fitted to: `own`, `none`, or the path of a text file."""
     context_len: int
@@ -54,12 +59,7 @@ def choose_weights(
     if profile_name is None:
         level = 4 if accuracy_level is None else accuracy_level
         return WeightChoice("int4" if wanted == "auto" else wanted, level)
-    import hw_profiles
-
-    try:
-        profile = hw_profiles.load(profile_name)
-    except hw_profiles.ProfileError as error:
-        raise ConfigError(f"--device: {error}") from None
+    profile = _profile(profile_name)
     runtime = profile.runtime
     level = runtime.accuracy_level.value if accuracy_level is None else accuracy_level
     weights = runtime.weights.value if wanted == "auto" else wanted
@@ -76,6 +76,45 @@ def choose_weights(
         )
         return WeightChoice(weights, level, (reason,))
     return WeightChoice(weights, level)
+
+
+def _profile(name: str) -> DeviceProfile:
+    import hw_profiles
+
+    try:
+        return hw_profiles.load(name)
+    except hw_profiles.ProfileError as error:
+        raise ConfigError(f"--device: {error}") from None
+
+
+def choose_cache(
+    wanted: str, weights: str, graph: str, profile_name: str | None, onnxruntime: str
+) -> str:
+    """As in Choice; ConfigError where the graph cannot have the wanted one.
+
+    onnxruntime: the version on this machine, with which the export tries its graph.
+    """
+    if weights == "fp16":
+        if wanted != "auto":
+            raise ConfigError(f"--cache {wanted}: with fp16 weights the cache is of fp16, too")
+        return "fp16"
+    is_read_here = version_of(onnxruntime) >= FIRST_WITH_INT8_CACHE
+    if wanted == "int8" and graph != "fused":
+        raise ConfigError("--cache int8 needs a fused graph, and this one comes from optimum")
+    if wanted == "int8" and not is_read_here:
+        first = ".".join(map(str, FIRST_WITH_INT8_CACHE))
+        raise ConfigError(
+            f"--cache int8 needs onnxruntime {first} on CPUs, and here is {onnxruntime}; install a "
+            "newer one, or use --cache fp32"
+        )
+    if wanted != "auto":
+        return wanted
+    # JetPack's Python 3.10 gets no onnxruntime that new.
+    has_gpu = profile_name is not None and "CUDAExecutionProvider" in (
+        _profile(profile_name).runtime.providers.value
+    )
+    rounds = weights != "fp32" and graph == "fused"
+    return "int8" if rounds and is_read_here and not has_gpu else "fp32"
 
 
 def _multiplies_int8_blocks(profile: DeviceProfile) -> bool:

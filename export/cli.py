@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,9 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--accuracy-level", type=int, choices=choose.ACCURACY_LEVELS,
         help="of quantised products: 4 rounds activations to int8, 0 and 1 do not "
         "(default: what the profile says, else 4)")  # fmt: skip
+    add("--cache", choices=choose.CACHES, default="auto",
+        help="what keys and values are stored as: int8 takes a quarter of fp32's memory, and needs "
+        "onnxruntime 1.27 on the device (default: int8 where weights are rounded)")  # fmt: skip
     add("--calibration", default="own", metavar="TEXT",
-        help="what the rounding of int4 is fitted to: `own`, text that the model writes itself; "
-        "a text file; or `none`, every weight to the nearest value (default: %(default)s)")  # fmt: skip
+        help="what int4 weights and the scales of an int8 cache are fitted to: `own`, text that the "
+        "model writes itself; a text file; or `none`: weights go to the nearest value, and a few "
+        "sentences give the scales (default: %(default)s)")  # fmt: skip
     add("--context", type=int, metavar="TOKENS",
         help=f"longest text (default: the model's, at most {choose.DEFAULT_CONTEXT_LEN})"
     )  # fmt: skip
@@ -82,7 +87,10 @@ def run(args: argparse.Namespace) -> int:
     graph = choose.choose_graph(args.graph, found)
     chosen = choose.fit_to_graph(chosen, graph, args.weights)
     context_len = choose.choose_context(args.context, context_len)
-    choice = Choice(graph, chosen.weights, chosen.accuracy_level, calibration, context_len)
+    cache = choose.choose_cache(
+        args.cache, chosen.weights, graph, args.device, version("onnxruntime")
+    )
+    choice = Choice(graph, chosen.weights, chosen.accuracy_level, cache, calibration, context_len)
     with bundle.replacing(args.out) as folder:
         parity = _export(found, folder, choice, stages)
     report = _report(args, found, choice, parity, stages)
@@ -119,7 +127,10 @@ def _open_checkpoint(args: argparse.Namespace, stages: Stages) -> tuple[Checkpoi
 
 def _export(found: Checkpoint, folder: Path, choice: Choice, stages: Stages) -> Parity:
     """Fill the folder; the parity check is passed when this returns."""
+    import torch
+
     from export import parity
+    from export.calibration import batches
     from export.graph_signature import read_signature
     from export.rounding import round_weights
 
@@ -130,11 +141,13 @@ def _export(found: Checkpoint, folder: Path, choice: Choice, stages: Stages) -> 
     if choice.weights != "fp32":
         with stages.stage("round_s", f"Rounding the weights to {choice.weights}") as told:
             round_weights(model, choice.weights, texts, told)
+    vocab_size = model.config.get_text_config().vocab_size
+    prompts = parity.encode_prompts(found.tokenizer, vocab_size, choice.context_len)
     with stages.stage("graph_s", f"Writing the {choice.graph} graph"):
-        convert.convert(found, model, path, choice)
+        read = batches(texts) if texts is not None else [torch.tensor([ids]) for ids in prompts]
+        convert.convert(found, model, path, choice, read)
         signature = read_signature(path)
     with stages.stage("parity_s", "Comparing the graph with the checkpoint"):
-        prompts = parity.encode_prompts(found.tokenizer, signature.vocab_size, choice.context_len)
         result = parity.check(model, path, signature, prompts, choice.context_len)
         parity.require(result)
     with stages.stage("write_s", "Writing tokenizer and manifest"):
@@ -173,6 +186,7 @@ def _report(
         "graph": choice.graph,
         "weights": choice.weights,
         "accuracy_level": choice.accuracy_level,
+        "cache": choice.cache,
         "calibration": choice.calibration,
         "context_len": choice.context_len,
         "size_bytes": sum(sizes.values()),
@@ -189,7 +203,8 @@ def _summary(report: dict[str, Any]) -> str:
     note = f" (near tie: top-two gap {near_tie['top_two_gap']:.1g})" if near_tie else ""
     lines = (
         f"{report['bundle']}: {report['architecture']}, {report['graph']} graph, "
-        f"{report['weights']}, {report['size_bytes'] / 1e6:.1f} MB, {report['wall_s']:.1f} s\n"
+        f"{report['weights']}, cache {report['cache']}, {report['size_bytes'] / 1e6:.1f} MB, "
+        f"{report['wall_s']:.1f} s\n"
         f"parity with the checkpoint: {equal} of {total} greedy tokens equal{note}, "
         f"logits within {parity['max_abs_logit_error']:.1g} (allowed {parity['tolerance']:.1g})"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,20 +11,24 @@ from export.choose import Choice
 from export.errors import ExportError
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel
 
-Builder = Callable[["PreTrainedModel", Path, Choice], None]
+Builder = Callable[["PreTrainedModel", Path, Choice, Sequence["Tensor"]], None]
 """Writes the ONNX file at the path (and external data beside it, named after it)."""
 
 
-def _fused(model: PreTrainedModel, path: Path, choice: Choice) -> None:
+def _fused(model: PreTrainedModel, path: Path, choice: Choice, texts: Sequence[Tensor]) -> None:
     from export import decoder_families, fused_graph
+    from export.cache_scales import cache_scales
 
     decoder = decoder_families.read_decoder(model, choice.context_len)
-    fused_graph.write(decoder, path, choice.weights, choice.accuracy_level)
+    num_rotated = 2 * decoder.rotary.cos.shape[1]
+    scales = cache_scales(model, texts, num_rotated) if choice.cache == "int8" else None
+    fused_graph.write(decoder, path, choice.weights, choice.accuracy_level, scales)
 
 
-def _optimum(model: PreTrainedModel, path: Path, choice: Choice) -> None:
+def _optimum(model: PreTrainedModel, path: Path, choice: Choice, _: Sequence[Tensor]) -> None:
     from export import optimum_graph, quantised_optimum
 
     optimum_graph.build(model, path)
@@ -67,13 +71,20 @@ def load_model(checkpoint: Checkpoint) -> PreTrainedModel:
     return model
 
 
-def convert(checkpoint: Checkpoint, model: PreTrainedModel, path: Path, choice: Choice) -> None:
+def convert(
+    checkpoint: Checkpoint,
+    model: PreTrainedModel,
+    path: Path,
+    choice: Choice,
+    texts: Sequence[Tensor] = (),
+) -> None:
     """Build the graph of a model whose weights were rounded to `choice.weights` before.
 
+    texts: batches of ids (texts, tokens) that a cache of 8 bits is scaled by.
     Whatever the exporter raises becomes an ExportError of one line.
     """
     try:
-        BUILDERS[choice.graph](model, path, choice)
+        BUILDERS[choice.graph](model, path, choice, texts)
     except ExportError:
         raise
     except Exception as error:

@@ -6,6 +6,7 @@ can be as strict on it as on float32; what rounding activations adds is then mea
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,9 @@ from export import decoder_families, fused_graph
 
 _FLOAT32 = 1
 """MatMulNBits' accuracy level: activations in float32."""
+_NUM_PLAIN_INPUTS = 9
+"""Of GroupQueryAttention, up to its rotary tables; scales of the cache come after them."""
+_ABOUT_CACHE = re.compile("[kv]_quant_type|kv_cache_bit_width")
 
 
 @contextmanager
@@ -58,10 +62,15 @@ def _rewrite(graph: GraphProto) -> bool:
             new = _plain_product(node)
         elif node.op_type == "MatMulNBits":
             changed |= _set_level(node)
+        elif node.op_type == "GroupQueryAttention":
+            changed |= _widen_cache(node)
         changed |= len(new) > 1
         nodes += new
     del graph.node[:]
     graph.node.extend(nodes)
+    for value in (*graph.input, *graph.output):
+        if value.type.tensor_type.elem_type == TensorProto.INT8:
+            value.type.tensor_type.elem_type = TensorProto.FLOAT
     return changed
 
 
@@ -71,6 +80,16 @@ def _set_level(node: NodeProto) -> bool:
             attribute.i = _FLOAT32
             return True
     return False
+
+
+def _widen_cache(node: NodeProto) -> bool:
+    """A cache of float32 in place of one of 8 bits."""
+    kept = [a for a in node.attribute if not _ABOUT_CACHE.fullmatch(a.name)]
+    if len(kept) == len(node.attribute):
+        return False
+    del node.attribute[:], node.input[_NUM_PLAIN_INPUTS:]
+    node.attribute.extend(kept)
+    return True
 
 
 def _plain_product(node: NodeProto) -> list[NodeProto]:

@@ -7,12 +7,14 @@ run.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from onnx import TensorProto, ValueInfoProto, helper
 
+from export.cache_scales import CacheScales
 from export.decoder import Attention, Decoder, Floats, Layer, Mlp, Norm, Rotary
 from export.onnx_writer import MICROSOFT, OnnxWriter
 from export.weight_formats import WeightFormat, weight_format
@@ -24,12 +26,22 @@ LAST_POSITION, NUM_POSITIONS = "last_position", "num_positions"
 _GELU = {"gelu": "none", "gelu_tanh": "tanh"}
 
 
-def write(decoder: Decoder, path: Path, weights: str, accuracy_level: int) -> None:
-    """Write the ONNX file and its data; `weights` as `--weights` names it."""
+def write(
+    decoder: Decoder,
+    path: Path,
+    weights: str,
+    accuracy_level: int,
+    scales: Sequence[CacheScales] | None = None,
+) -> None:
+    """Write the ONNX file and its data; `weights` as `--weights` names it.
+
+    With scales, one for each layer, the cache holds 8 bits; else what flows through the graph.
+    """
     with OnnxWriter(path) as writer:
         fmt = weight_format(writer, weights, accuracy_level)
-        _Graph(writer, decoder, fmt).write()
-        cache_type = helper.np_dtype_to_tensor_dtype(fmt.dtype)
+        _Graph(writer, decoder, fmt, scales).write()
+        cache_dtype = fmt.dtype if scales is None else np.dtype(np.int8)
+        cache_type = helper.np_dtype_to_tensor_dtype(cache_dtype)
         windows = [layer.attention.window for layer in decoder.layers if layer.attention.window]
         metadata = {WINDOW_KEY: str(min(windows))} if windows else {}
         inputs, outputs = _inputs(decoder, cache_type), _outputs(decoder, cache_type)
@@ -37,10 +49,17 @@ def write(decoder: Decoder, path: Path, weights: str, accuracy_level: int) -> No
 
 
 class _Graph:
-    def __init__(self, writer: OnnxWriter, decoder: Decoder, weights: WeightFormat) -> None:
+    def __init__(
+        self,
+        writer: OnnxWriter,
+        decoder: Decoder,
+        weights: WeightFormat,
+        scales: Sequence[CacheScales] | None,
+    ) -> None:
         self._writer = writer
         self._decoder = decoder
         self._weights = weights
+        self._scales = scales
         self._rotary = self._tables(decoder.rotary, "rotary")
         local = decoder.local_rotary
         self._local_rotary = self._rotary if local is None else self._tables(local, "local_rotary")
@@ -117,11 +136,13 @@ class _Graph:
         past = [f"past_key_values.{index}.{part}" for part in parts]
         present = [f"present.{index}.{part}" for part in parts]
         qkv = self._weights.linear(x, attention.qkv, f"{name}.qkv")
+        scales, rounding = self._cache_rounding(name, index)
         mixed, *_ = self._writer.ops(
             "GroupQueryAttention",
             *self._heads(qkv, attention, name),
             *(*past, LAST_POSITION, NUM_POSITIONS),
             *(self._local_rotary if attention.is_local else self._rotary),
+            *scales,
             outputs=[f"{name}.mixed", *present],
             domain=MICROSOFT,
             num_heads=self._decoder.num_heads,
@@ -130,8 +151,20 @@ class _Graph:
             scale=attention.scale,
             softcap=attention.softcap,
             local_window_size=attention.window or -1,
+            **rounding,
         )
         return self._weights.linear(mixed, attention.output, f"{name}.output")
+
+    def _cache_rounding(self, name: str, index: int) -> tuple[list[str], dict[str, Any]]:
+        """Further inputs and attributes of an attention whose keys and values are stored in 8 bits."""
+        if self._scales is None:
+            return [], {}
+        own = self._scales[index]
+        key = self._writer.weight(f"{name}.key_scale", own.key)
+        value = self._writer.weight(f"{name}.value_scale", own.value)
+        kinds = {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL"}
+        # Between rotary tables and scales: positions, an attention bias, sinks.
+        return ["", "", "", key, value], {**kinds, "kv_cache_bit_width": 8}
 
     def _heads(self, qkv: str, attention: Attention, name: str) -> tuple[str, str, str]:
         """Query, key and value: packed as they came, or apart where heads are normed."""

@@ -11,7 +11,11 @@ from onnx import TensorProto, ValueInfoProto
 
 from export.errors import ExportError
 
-_DTYPES = {int(TensorProto.FLOAT): "float32", int(TensorProto.FLOAT16): "float16"}
+_DTYPES = {
+    int(TensorProto.FLOAT): "float32",
+    int(TensorProto.FLOAT16): "float16",
+    int(TensorProto.INT8): "int8",
+}
 _OPTIONAL = ("attention_mask", "position_ids", "last_position", "num_positions")
 _LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
 
@@ -105,5 +109,5 @@ def _dim(value: ValueInfoProto, axis: int) -> int:
 def _dtype(value: ValueInfoProto) -> str:
     element = value.type.tensor_type.elem_type
     if element not in _DTYPES:
-        raise ExportError(f"the graph's {value.name} is neither float32 nor float16")
+        raise ExportError(f"the graph's {value.name} is none of {', '.join(_DTYPES.values())}")
     return _DTYPES[element]

@@ -13,6 +13,13 @@ from device_runtime.protocol.errors import BundleError
 from device_runtime.protocol.messages.fields import MAX_TOKEN_ID
 
 FORMAT_VERSION = 2
+FIRST_WITH_INT8_CACHE = (1, 27)
+"""The onnxruntime whose GroupQueryAttention reads a cache of 8 bits on CPUs."""
+
+
+def version_of(onnxruntime: str) -> tuple[int, ...]:
+    """(major, minor) of a version in words."""
+    return tuple(map(int, re.findall(r"\d+", onnxruntime)[:2]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +46,7 @@ class Manifest:
     bos_token_id: int | None
     end_token_ids: tuple[int, ...]
     cache_dtype: str
-    """`float32` or `float16`."""
+    """`float32`, `float16` or `int8`."""
     logits_dtype: str
     input_ids_name: str
     attention_mask_name: str | None
@@ -140,7 +147,7 @@ _TEXT = _Rule(f"a text of 1 to {_MAX_TEXT_LEN} characters", _is_text)
 _PATTERN = _Rule("a name with one %d for the layer", _is_pattern)
 _HASH = _Rule("a SHA-256", lambda value: _is_text(value) and bool(_DIGEST.fullmatch(value)))
 _TOKEN_ID = _whole(0, MAX_TOKEN_ID)
-_DTYPE = _one_of("float32", "float16")
+_FLOATS = ("float32", "float16")
 
 _RULES = {
     "format_version": _whole(FORMAT_VERSION, FORMAT_VERSION),
@@ -159,8 +166,8 @@ _RULES = {
         "a list of token ids",
         lambda value: isinstance(value, (list, tuple)) and all(map(_TOKEN_ID.holds, value)),
     ),
-    "cache_dtype": _DTYPE,
-    "logits_dtype": _DTYPE,
+    "cache_dtype": _one_of(*_FLOATS, "int8"),
+    "logits_dtype": _one_of(*_FLOATS),
     "input_ids_name": _TEXT,
     "attention_mask_name": _or_null(_TEXT),
     "position_ids_name": _or_null(_TEXT),

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 EXACT = {
     "optimum-fp32": ("--graph", "optimum", "--weights", "fp32"),
     "fp32": ("--graph", "fused", "--weights", "fp32"),
-    "int8-level-0": ("--graph", "fused", "--weights", "int8", "--accuracy-level", "0"),
-    "int4-level-0": ("--graph", "fused", "--weights", "int4", "--accuracy-level", "0"),
-}
+    "int8-level-0": (
+        "--graph", "fused", "--weights", "int8", "--accuracy-level", "0", "--cache", "fp32",
+    ),
+    "int4-level-0": (
+        "--graph", "fused", "--weights", "int4", "--accuracy-level", "0", "--cache", "fp32",
+    ),
+}  # fmt: skip
 """Products of float32: kernels differ by their last bits alone, and greedy text is the same."""
 ROUNDED = {
     "fp16": ("--graph", "fused", "--weights", "fp16"),
     "int8": ("--graph", "fused", "--weights", "int8"),
     "int8-dynamic": ("--graph", "fused", "--weights", "int8-dynamic"),
     "int4": ("--graph", "fused", "--weights", "int4"),
+    "int8-fp32-cache": ("--graph", "fused", "--weights", "int8", "--cache", "fp32"),
+    "int4-fp32-cache": ("--graph", "fused", "--weights", "int4", "--cache", "fp32"),
 }
 """Activations are rounded to float16 or to 8 bits, by each CPU's kernels in their own way."""
+INT8_CACHE = frozenset(("int8", "int8-dynamic", "int4"))
+"""Bundles whose keys and values are stored in 8 bits."""
 
 WINDOW = 32
 """Positions that the windowed bundles see; the probe's texts are longer."""
@@ -31,13 +39,19 @@ Seen to turn: up to 0.12 (int4 at level 4, one x86 CPU against the A76's kernels
 MIN_CLEAR = 20
 
 
-def require_same_tokens(here: Mapping[str, Any], there: Mapping[str, Any]) -> None:
-    """The drafts of two probes: equal text, or equal choices along one text where they are clear."""
-    assert here.keys() == there.keys() == {*EXACT, *ROUNDED}
+def require_same_tokens(
+    here: Mapping[str, Any], there: Mapping[str, Any], unread: Collection[str] = ()
+) -> None:
+    """The drafts of two probes: equal text, or equal choices along one text where they are clear.
+
+    unread: bundles that the other machine cannot read.
+    """
+    assert here.keys() == {*EXACT, *ROUNDED}
+    assert there.keys() == here.keys() - unread
     for name in EXACT:
         assert there[name]["tokens"] == here[name]["tokens"], name
         assert there[name]["choices"] == here[name]["choices"], name
-    for name in ROUNDED:
+    for name in ROUNDED.keys() - unread:
         ours, theirs = here[name]["choices"], there[name]["choices"]
         margins = here[name]["margins"]
         clear = [margin >= CLEAR_MARGIN for margin in margins]

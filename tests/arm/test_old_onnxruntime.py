@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.arm import probe
-from tests.arm.agreement import WINDOW, require_same_tokens
+from tests.arm.agreement import INT8_CACHE, WINDOW, require_same_tokens
 from tests.arm.board import CHECKOUT, FOLDER, JETSON_ONNXRUNTIME
 from tests.arm.test_boards import MODEL_TESTS
 
@@ -44,12 +44,17 @@ def run(environment: dict[str, str], *arguments: str) -> subprocess.CompletedPro
 
 
 def test_bundles_give_the_same_greedy_tokens(
-    environment: dict[str, str], bundles: Path, here: dict[str, Any]
+    environment: dict[str, str], bundles: Path, here: dict[str, Any], tmp_path: Path
 ) -> None:
-    done = run(environment, "-m", "tests.arm.probe", str(bundles))
+    readable = tmp_path / "readable"
+    readable.mkdir()
+    for folder in bundles.iterdir():
+        if folder.name not in INT8_CACHE:
+            (readable / folder.name).symlink_to(folder)
+    done = run(environment, "-m", "tests.arm.probe", str(readable))
     there = json.loads(done.stdout)
     assert there["onnxruntime"] == JETSON_ONNXRUNTIME
-    require_same_tokens(here["drafts"], there["drafts"])
+    require_same_tokens(here["drafts"], there["drafts"], unread=INT8_CACHE)
     (half,) = done.stderr.splitlines()
     assert half.startswith("A bundle of float16 runs on the CPU")
 

@@ -108,7 +108,8 @@ def test_the_table_has_a_line_for_each_kind(root: Path, values: list[dict[str, A
 
 def test_half_precision_is_measured_only_when_asked_for() -> None:
     """Its home is a GPU; here it would only be slow."""
-    assert set(weights_cli.KINDS) == set(WEIGHTS) - {"auto"} | {"int4-nearest"}
+    others = {"int4-nearest", "int4-fp32-cache"}
+    assert set(weights_cli.KINDS) == set(WEIGHTS) - {"auto"} | others
     assert "fp16" not in weights_cli.DEFAULT_KINDS
     asked = arguments("--text", "x", "--weights", "fp16", "--weights", "int8")
     assert asked.weights == ["fp16", "int8"]

@@ -13,7 +13,7 @@ import pytest
 
 from device_runtime import ort_session
 from device_runtime.onnx_drafter import OnnxDrafter
-from device_runtime.protocol.errors import ConfigError
+from device_runtime.protocol.errors import BundleError, ConfigError
 from device_runtime.settings import RuntimeSettings
 from tests.tiny_bundle import TinyShape, make_bundle, write_manifest
 
@@ -125,3 +125,16 @@ def test_a_window_that_this_onnxruntime_sees_wrongly_is_said_in_one_sentence(
     assert len(caplog.messages) == warned
     for message in caplog.messages:
         assert message.startswith("onnxruntime 1.23.2 lets this model's window of 32 positions")
+
+
+def test_a_cache_that_this_onnxruntime_cannot_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_bundle(tmp_path)
+    manifest = folder / "manifest.json"
+    manifest.write_text(
+        manifest.read_text().replace('"cache_dtype": "float32"', '"cache_dtype": "int8"')
+    )
+    monkeypatch.setattr(onnxruntime, "__version__", "1.26.0")
+    with pytest.raises(BundleError, match=r"onnxruntime 1\.26\.0 cannot read; .* --cache fp32, or"):
+        OnnxDrafter.open(folder, RuntimeSettings(num_threads=1))

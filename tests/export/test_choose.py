@@ -85,6 +85,48 @@ def test_without_a_fused_graph_a_gpu_gets_float32_and_is_told_so() -> None:
     assert choose.fit_to_graph(int4, "optimum", "int4") is int4
 
 
+NEW, OLD = "1.27.0", "1.26.0"
+"""Versions of onnxruntime with and without a cache of 8 bits on CPUs."""
+
+
+@pytest.mark.parametrize(
+    ("wanted", "weights", "graph", "profile", "onnxruntime", "expected"),
+    [
+        ("auto", "int4", "fused", None, NEW, "int8"),
+        ("auto", "int8", "fused", "raspberry-pi-5", "1.31.1", "int8"),
+        ("auto", "int8-dynamic", "fused", "raspberry-pi-4", "2.0", "int8"),
+        ("auto", "int4", "fused", None, OLD, "fp32"),
+        ("auto", "int4", "fused", "jetson-orin-nano", NEW, "fp32"),
+        ("auto", "int4", "optimum", None, NEW, "fp32"),
+        ("auto", "fp32", "fused", None, NEW, "fp32"),
+        ("auto", "fp16", "fused", "jetson-orin-nano", NEW, "fp16"),
+        ("fp32", "int4", "fused", None, NEW, "fp32"),
+        ("int8", "fp32", "fused", None, NEW, "int8"),
+        ("int8", "int4", "fused", "jetson-orin-nano", NEW, "int8"),
+    ],
+)
+def test_the_cache_has_8_bits_where_the_device_reads_them(
+    wanted: str, weights: str, graph: str, profile: str | None, onnxruntime: str, expected: str
+) -> None:
+    assert choose.choose_cache(wanted, weights, graph, profile, onnxruntime) == expected
+
+
+@pytest.mark.parametrize(
+    ("wanted", "weights", "graph", "onnxruntime", "why"),
+    [
+        ("int8", "int4", "optimum", NEW, "--cache int8 needs a fused graph"),
+        ("int8", "int4", "fused", OLD, r"onnxruntime 1\.27 on CPUs, and here is 1\.26"),
+        ("int8", "fp16", "fused", NEW, "with fp16 weights the cache is of fp16"),
+        ("fp32", "fp16", "fused", NEW, "with fp16 weights the cache is of fp16"),
+    ],
+)  # fmt: skip
+def test_a_cache_that_cannot_be_had_is_refused(
+    wanted: str, weights: str, graph: str, onnxruntime: str, why: str
+) -> None:
+    with pytest.raises(ConfigError, match=why):
+        choose.choose_cache(wanted, weights, graph, None, onnxruntime)
+
+
 def test_an_unknown_profile_is_refused() -> None:
     with pytest.raises(ConfigError, match="pi-of-pies"):
         choose.choose_weights("auto", None, "pi-of-pies")

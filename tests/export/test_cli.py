@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import onnx
 import pytest
+import torch
 from transformers import PreTrainedModel
 
 from device_runtime import cli as tandem
@@ -57,7 +58,7 @@ def test_the_manifest_describes_the_model(llama: Path, export: Export, tmp_path:
         context_len=CONTEXT_LEN,
         bos_token_id=START_ID,
         end_token_ids=(END_ID,),
-        cache_dtype="float32",
+        cache_dtype="int8",
         logits_dtype="float32",
         input_ids_name="input_ids",
         attention_mask_name=None,
@@ -151,16 +152,18 @@ def test_force_replaces_an_older_bundle(old_bundle: Path, gpt2: Path, export: Ex
     assert list(old_bundle.parent.iterdir()) == [old_bundle]
 
 
-def noisy(model: PreTrainedModel, path: Path, choice: Choice) -> None:
-    FUSED(with_noise(model, 1e-2), path, choice)
+def noisy(
+    model: PreTrainedModel, path: Path, choice: Choice, texts: Sequence[torch.Tensor]
+) -> None:
+    FUSED(with_noise(model, 1e-2), path, choice, texts)
 
 
-def crashing(_: PreTrainedModel, path: Path, __: Choice) -> None:
+def crashing(_: PreTrainedModel, path: Path, __: Choice, ___: object) -> None:
     path.write_bytes(b"half a graph")
     raise RuntimeError("exporter broke\nwith a long story")
 
 
-def interrupted(_: PreTrainedModel, path: Path, __: Choice) -> None:
+def interrupted(_: PreTrainedModel, path: Path, __: Choice, ___: object) -> None:
     path.write_bytes(b"half a graph")
     raise KeyboardInterrupt
 

@@ -29,11 +29,11 @@ OWN = ExportError("the disk is full")
 def test_an_exporter_that_fails_is_quoted_in_one_line(
     error: Exception, expected: str, llama: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def failing(_: PreTrainedModel, path: Path, choice: Choice) -> None:
+    def failing(_: PreTrainedModel, path: Path, choice: Choice, texts: object) -> None:
         raise error
 
     monkeypatch.setitem(BUILDERS, "fused", failing)
-    choice = Choice("fused", "fp32", 4, "none", 64)
+    choice = Choice("fused", "fp32", 4, "fp32", "none", 64)
     with pytest.raises(ExportError) as caught:
         convert(checkpoint.read(llama, "hub/it"), tiny_model("llama"), tmp_path / "it.onnx", choice)
     quoted = f"hub/it (llama) could not be turned into a graph: {expected}"

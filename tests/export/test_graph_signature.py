@@ -86,7 +86,7 @@ def replaced(values: list[Value], name: str, *new: Value) -> list[Value]:
         (
             INPUTS,
             replaced(OUTPUTS, "logits", ("logits", IDS, ["b", "n", 384])),
-            "neither float32 nor float16",
+            "none of float32, float16, int8",
         ),
     ],
 )
