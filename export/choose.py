@@ -47,7 +47,7 @@ class Choice:
     cache: str
     """What keys and values are stored as: `fp32`, `fp16` or `int8`."""
     calibration: str
-    """What the rounding is fitted to: `own`, `none`, or the path of a text file."""
+    """What int4 and the scales of an int8 cache are fitted to: `own`, `none`, or a text file's path."""
     context_len: int
     """Positions the graph must be right for."""
 
@@ -151,13 +151,17 @@ def fit_to_graph(chosen: WeightChoice, graph: str, wanted: str) -> WeightChoice:
     return replace(chosen, weights="fp32", notes=(reason,))
 
 
-def choose_calibration(wanted: str, weights: str) -> str:
-    """As in Choice; ConfigError where a file is wanted and there is none."""
+def check_calibration(wanted: str) -> None:
+    """ConfigError where a file is wanted and there is none."""
     if wanted not in ("own", "none") and not Path(wanted).is_file():
         raise ConfigError(
             f"--calibration {wanted}: there is no such file; name a text file, `own` or `none`"
         )
-    return wanted if weights in CALIBRATED else "none"
+
+
+def choose_calibration(wanted: str, weights: str, cache: str) -> str:
+    """As in Choice."""
+    return wanted if weights in CALIBRATED or cache == "int8" else "none"
 
 
 def choose_context(wanted: int | None, model_context_len: int) -> int:

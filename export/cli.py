@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     console = Console(file=sys.stderr, quiet=args.json, highlight=False, soft_wrap=True)
     stages = Stages(console)
     chosen = choose.choose_weights(args.weights, args.accuracy_level, args.device)
-    calibration = choose.choose_calibration(args.calibration, chosen.weights)
+    choose.check_calibration(args.calibration)
     bundle.check_place(args.out, force=args.force)
     found, context_len = _open_checkpoint(args, stages)
     graph = choose.choose_graph(args.graph, found)
@@ -90,6 +90,7 @@ def run(args: argparse.Namespace) -> int:
     cache = choose.choose_cache(
         args.cache, chosen.weights, graph, args.device, version("onnxruntime")
     )
+    calibration = choose.choose_calibration(args.calibration, chosen.weights, cache)
     choice = Choice(graph, chosen.weights, chosen.accuracy_level, cache, calibration, context_len)
     with bundle.replacing(args.out) as folder:
         parity = _export(found, folder, choice, stages)
@@ -162,13 +163,13 @@ def _export(found: Checkpoint, folder: Path, choice: Choice, stages: Stages) -> 
 def _calibration(
     found: Checkpoint, model: PreTrainedModel, choice: Choice, stages: Stages
 ) -> Tensor | None:
-    """Ids (texts, tokens) that the rounding is fitted to; None where it is not fitted."""
+    """Ids (texts, tokens) that weights and cache are fitted to; None where nothing is."""
     from export import calibration
 
     if choice.calibration == "none":
         return None
     if choice.calibration == "own":
-        with stages.stage("calibration_s", "Writing text to fit the rounding to") as told:
+        with stages.stage("calibration_s", "Writing text to fit int4 and the cache to") as told:
             return calibration.own_texts(model, choice.context_len, told)
     vocab_size = model.config.get_text_config().vocab_size
     path = Path(choice.calibration)

@@ -127,7 +127,7 @@ def test_a_user_sees_the_stages_and_no_library(
     assert captured.err.splitlines() == [
         "Loading the libraries …",
         "Reading the weights …",
-        "Writing text to fit the rounding to …",
+        "Writing text to fit int4 and the cache to …",
         "Rounding the weights to int4 …",
         "Writing the fused graph …",
         "Comparing the graph with the checkpoint …",
@@ -293,11 +293,14 @@ def test_the_rounding_may_be_fitted_to_a_file_to_own_text_or_to_nothing(
     assert len(stored) == 3
 
 
-def test_8_bits_are_fitted_to_nothing(
+def test_8_bit_weights_are_fitted_to_nothing_but_an_8_bit_cache_is(
     llama: Path, export: Export, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert export(llama, "--out", tmp_path / "out", "--json", "--weights", "int8") == 0
-    assert json.loads(capfd.readouterr().out)["calibration"] == "none"
+    for cache, calibration in (("fp32", "none"), ("int8", "own")):
+        words = ("--json", "--weights", "int8", "--cache", cache)
+        assert export(llama, "--out", tmp_path / cache, *words) == 0
+        report = json.loads(capfd.readouterr().out)
+        assert (report["cache"], report["calibration"]) == (cache, calibration)
 
 
 def test_a_text_that_is_not_there_is_refused_before_anything_is_read(
