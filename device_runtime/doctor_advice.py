@@ -12,6 +12,7 @@ from device_runtime.doctor_power import Throttling
 from device_runtime.doctor_probe import Cpu, Memory
 from device_runtime.doctor_python import OnnxRuntime
 from device_runtime.doctor_settings import GPU_PROVIDER, Machine, Settings
+from device_runtime.protocol.manifest import FIRST_WITH_INT8_CACHE
 from hw_profiles.schema import DeviceProfile
 
 Level = Literal["fix", "advice", "note"]
@@ -116,6 +117,12 @@ def _installed(runtime: OnnxRuntime, install: str) -> Iterator[Finding]:
             "note",
             f"onnxruntime {runtime.version} lets a sliding window see one position more than 1.24 "
             "does: models that have one (Gemma 2 and 3, Mistral) draft a little worse with it.",
+        )
+    if version < FIRST_WITH_INT8_CACHE:
+        yield Finding(
+            "note",
+            f"onnxruntime {runtime.version} cannot read a cache of 8 bits, which int4 and int8 bundles "
+            "have by default: export with --cache fp32.",
         )
 
 
