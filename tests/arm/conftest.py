@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from export import cli
 from tests.arm import probe
-from tests.arm.agreement import EXACT, ROUNDED, WINDOW
+from tests.arm.agreement import EXACT, INT8_CACHE, ROUNDED, WINDOW
 from tests.tiny_models import save_checkpoint, tiny_model
 
 FAMILIES: dict[str, tuple[str, dict[str, int]]] = {
@@ -37,6 +38,16 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, options in {**EXACT, **ROUNDED}.items():
         export(checkpoint, root / "bundles" / name, *options)
     return root / "bundles"
+
+
+@pytest.fixture(scope="session")
+def wide_caches(bundles: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with those of the bundles that JetPack's onnxruntime reads, too."""
+    folder = tmp_path_factory.mktemp("wide-caches")
+    for bundle in bundles.iterdir():
+        if bundle.name not in INT8_CACHE:
+            shutil.copytree(bundle, folder / bundle.name)
+    return folder
 
 
 @pytest.fixture(scope="session")
