@@ -34,7 +34,8 @@ WINDOW = 32
 CLEAR_MARGIN = 0.2
 """Gap of the two best logits, in standard deviations of the row, that rounding must not turn.
 
-Seen to turn: up to 0.12 (int4 at level 4, one x86 CPU against the A76's kernels).
+Seen to turn at int4, one x86 CPU against ARM's kernels: up to 0.12 with caches of float32 (level 4,
+A76), up to 0.18 with caches of 8 bits (A53).
 """
 MIN_CLEAR = 20
 
