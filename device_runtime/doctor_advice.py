@@ -12,7 +12,7 @@ from device_runtime.doctor_power import Throttling
 from device_runtime.doctor_probe import Cpu, Memory
 from device_runtime.doctor_python import OnnxRuntime
 from device_runtime.doctor_settings import GPU_PROVIDER, Machine, Settings
-from device_runtime.protocol.manifest import FIRST_WITH_INT8_CACHE
+from device_runtime.protocol.runtime_versions import FIRST_WITH_INT8_CACHE
 from hw_profiles.schema import DeviceProfile
 
 Level = Literal["fix", "advice", "note"]

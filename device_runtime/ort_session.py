@@ -19,7 +19,8 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime as ort
 
 from device_runtime.protocol.errors import BundleError
-from device_runtime.protocol.manifest import FIRST_WITH_INT8_CACHE, Manifest, version_of
+from device_runtime.protocol.manifest import Manifest
+from device_runtime.protocol.runtime_versions import FIRST_WITH_INT8_CACHE, version_of
 from device_runtime.providers import GPU_PROVIDERS, choose_providers
 from device_runtime.settings import RuntimeSettings
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from device_runtime.protocol.errors import ConfigError
-from device_runtime.protocol.manifest import FIRST_WITH_INT8_CACHE, version_of
+from device_runtime.protocol.runtime_versions import FIRST_WITH_INT8_CACHE, version_of
 from export.checkpoint import Checkpoint
 from hw_profiles.schema import DeviceProfile
 

@@ -13,13 +13,6 @@ from device_runtime.protocol.errors import BundleError
 from device_runtime.protocol.messages.fields import MAX_TOKEN_ID
 
 FORMAT_VERSION = 2
-FIRST_WITH_INT8_CACHE = (1, 27)
-"""The onnxruntime whose GroupQueryAttention reads a cache of 8 bits on CPUs."""
-
-
-def version_of(onnxruntime: str) -> tuple[int, ...]:
-    """(major, minor) of a version in words."""
-    return tuple(map(int, re.findall(r"\d+", onnxruntime)[:2]))
 
 
 @dataclass(frozen=True, slots=True)
