@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -12,13 +11,17 @@ from device_runtime.doctor_power import Throttling
 from device_runtime.doctor_probe import Cpu, Memory
 from device_runtime.doctor_python import OnnxRuntime
 from device_runtime.doctor_settings import GPU_PROVIDER, Machine, Settings
-from device_runtime.protocol.runtime_versions import FIRST_WITH_INT8_CACHE
+from device_runtime.protocol.runtime_versions import (
+    FIRST_WITH_INT8_CACHE,
+    FIRST_WITH_RIGHT_WINDOWS,
+    in_words,
+    version_of,
+)
 from hw_profiles.schema import DeviceProfile
 
 Level = Literal["fix", "advice", "note"]
 
 OLDEST_ONNXRUNTIME = (1, 23, 2)
-FIRST_WITH_RIGHT_WINDOWS = (1, 24)
 LITTLE_MEMORY_BYTES = 250 * 2**20
 """int4 weights of a 135M model, its cache and Python need about this much."""
 CLOSE_TO_LIMIT_C = 10.0
@@ -107,9 +110,9 @@ def _installed(runtime: OnnxRuntime, install: str) -> Iterator[Finding]:
             )
         yield Finding("fix", text.replace("  ", " "))
         return
-    version = tuple(int(part) for part in re.findall(r"\d+", runtime.version or "")[:3])
+    version = version_of(runtime.version or "")
     if version < OLDEST_ONNXRUNTIME:
-        wanted = ".".join(map(str, OLDEST_ONNXRUNTIME))
+        wanted = in_words(OLDEST_ONNXRUNTIME)
         text = f"onnxruntime {runtime.version} is older than {wanted}, the oldest that is tested."
         yield Finding("advice", f"{text} Run: {install} --upgrade")
     if version < FIRST_WITH_RIGHT_WINDOWS:

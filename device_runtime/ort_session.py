@@ -20,7 +20,12 @@ import onnxruntime as ort
 
 from device_runtime.protocol.errors import BundleError
 from device_runtime.protocol.manifest import Manifest
-from device_runtime.protocol.runtime_versions import FIRST_WITH_INT8_CACHE, version_of
+from device_runtime.protocol.runtime_versions import (
+    FIRST_WITH_INT8_CACHE,
+    FIRST_WITH_RIGHT_WINDOWS,
+    in_words,
+    version_of,
+)
 from device_runtime.providers import GPU_PROVIDERS, choose_providers
 from device_runtime.settings import RuntimeSettings
 
@@ -30,7 +35,6 @@ logger = logging.getLogger(__name__)
 
 WINDOW_KEY = "tandem.attention_window"
 """In the metadata of a fused graph: how many positions its shortest window sees."""
-FIRST_WITH_RIGHT_WINDOWS = (1, 24)
 _ERRORS_ONLY = 3
 
 
@@ -39,10 +43,10 @@ def open_session(
 ) -> Session:
     """A session on the best provider there is; BundleError if it cannot load the model."""
     if manifest.cache_dtype == "int8" and version_of(ort.__version__) < FIRST_WITH_INT8_CACHE:
-        first = ".".join(map(str, FIRST_WITH_INT8_CACHE))
         raise BundleError(
             f"{path.parent} has a cache of 8 bits, which onnxruntime {ort.__version__} cannot read; "
-            f"export the model again with --cache fp32, or install onnxruntime {first} or newer"
+            f"export the model again with --cache fp32, or install onnxruntime "
+            f"{in_words(FIRST_WITH_INT8_CACHE)} or newer"
         )
     options = session_options(settings)
     available = ort.get_available_providers()

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from device_runtime.protocol.errors import ConfigError
-from device_runtime.protocol.runtime_versions import FIRST_WITH_INT8_CACHE, version_of
+from device_runtime.protocol.runtime_versions import FIRST_WITH_INT8_CACHE, in_words, version_of
 from export.checkpoint import Checkpoint
 from hw_profiles.schema import DeviceProfile
 
@@ -102,10 +102,9 @@ def choose_cache(
     if wanted == "int8" and graph != "fused":
         raise ConfigError("--cache int8 needs a fused graph, and this one comes from optimum")
     if wanted == "int8" and not is_read_here:
-        first = ".".join(map(str, FIRST_WITH_INT8_CACHE))
         raise ConfigError(
-            f"--cache int8 needs onnxruntime {first} on CPUs, and here is {onnxruntime}; install a "
-            "newer one, or use --cache fp32"
+            f"--cache int8 needs onnxruntime {in_words(FIRST_WITH_INT8_CACHE)} on CPUs, and here is "
+            f"{onnxruntime}; install a newer one, or use --cache fp32"
         )
     if wanted != "auto":
         return wanted

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import re
 
-FIRST_WITH_INT8_CACHE = (1, 27)
-"""The onnxruntime whose GroupQueryAttention reads a cache of 8 bits on CPUs."""
+Version = tuple[int, ...]
+
+FIRST_WITH_RIGHT_WINDOWS: Version = (1, 24)
+"""An older one lets a sliding window see one position more."""
+FIRST_WITH_INT8_CACHE: Version = (1, 27)
+"""An older one's GroupQueryAttention reads no cache of 8 bits on CPUs."""
 
 
-def version_of(onnxruntime: str) -> tuple[int, ...]:
-    """(major, minor) of a version in words."""
-    return tuple(map(int, re.findall(r"\d+", onnxruntime)[:2]))
+def version_of(words: str) -> Version:
+    """The first three numbers of a version in words; compare it with the above."""
+    return tuple(map(int, re.findall(r"\d+", words)[:3]))
+
+
+def in_words(version: Version) -> str:
+    """As people write it."""
+    return ".".join(map(str, version))
