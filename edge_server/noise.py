@@ -21,12 +21,9 @@ from device_runtime.protocol.randomness import (
 )
 
 
-def stream_bits(key: int | Tensor, counters: Tensor) -> Tensor:
-    """64 bits (…) as int64 at the counters (…), int64, of the stream.
-
-    Keys as an int64 tensor (n, 1) give the bits (n, …) of n streams.
-    """
-    z = (counters + 1) * _signed(GOLDEN_GAMMA) + (_signed(key) if isinstance(key, int) else key)
+def stream_bits(keys: Tensor, counters: Tensor) -> Tensor:
+    """64 bits (n, …) as int64 of n streams: keys (n, 1) and counters (…), int64 both."""
+    z = (counters + 1) * _signed(GOLDEN_GAMMA) + keys
     z = (z ^ _shifted(z, 30)) * _signed(MIX_1)
     z = (z ^ _shifted(z, 27)) * _signed(MIX_2)
     return z ^ _shifted(z, 31)

@@ -76,7 +76,7 @@ def convert(
     model: PreTrainedModel,
     path: Path,
     choice: Choice,
-    texts: Sequence[Tensor] = (),
+    texts: Sequence[Tensor],
 ) -> None:
     """Build the graph of a model whose weights were rounded to `choice.weights` before.
 

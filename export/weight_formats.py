@@ -82,6 +82,7 @@ class BlockQuantised:
         num_rows, num_columns = table.shape
         size = block_size(num_columns)
         num_stored = -(-num_columns // size) * size
+        is_filled = num_stored > num_columns
         packed, scales = self._table = self._store(table, name)
         rows = (num_rows, num_stored * self._bits // 8)
         row = self._writer.op(
@@ -89,14 +90,14 @@ class BlockQuantised:
             self._writer.view(f"{name}.rows", packed, rows),
             ids,
             scales,
-            name=name if num_stored == num_columns else f"{name}.filled",
+            name=f"{name}.filled" if is_filled else name,
             domain=MICROSOFT,
             bits=self._bits,
             block_size=size,
             gather_axis=0,
             quantize_axis=1,
         )
-        return row if num_stored == num_columns else self._cut(row, num_columns, name)
+        return self._cut(row, num_columns, name) if is_filled else row
 
     def _cut(self, row: str, num_columns: int, name: str) -> str:
         """Without the zeros that fill the last block up."""

@@ -21,8 +21,8 @@ KEYS = [0, 1, (1 << 63) - 1, 1 << 63, (1 << 64) - 1] + [
 
 @pytest.mark.parametrize("key", KEYS)
 def test_streams_have_the_bits_of_the_device(key: int) -> None:
-    ids = torch.from_numpy(IDS)
-    bits = noise.stream_bits(key, ids).numpy().view(np.uint64)
+    keys = torch.from_numpy(np.array([key], np.uint64).view(np.int64))
+    bits = noise.stream_bits(keys, torch.from_numpy(IDS)).numpy().view(np.uint64)
     np.testing.assert_array_equal(bits, randomness.stream_bits(key, IDS))
 
 

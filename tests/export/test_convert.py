@@ -35,6 +35,8 @@ def test_an_exporter_that_fails_is_quoted_in_one_line(
     monkeypatch.setitem(BUILDERS, "fused", failing)
     choice = Choice("fused", "fp32", 4, "fp32", "none", 64)
     with pytest.raises(ExportError) as caught:
-        convert(checkpoint.read(llama, "hub/it"), tiny_model("llama"), tmp_path / "it.onnx", choice)
+        convert(
+            checkpoint.read(llama, "hub/it"), tiny_model("llama"), tmp_path / "it.onnx", choice, []
+        )
     quoted = f"hub/it (llama) could not be turned into a graph: {expected}"
     assert str(caught.value) == (expected if error is OWN else quoted)
