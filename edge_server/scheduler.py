@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -25,11 +24,6 @@ from edge_server.plan import ROUND_TOKENS, Limits, Share, Waiting, plan
 from edge_server.runner import LostRunnerError
 
 S = TypeVar("S")
-
-SWITCH_INTERVAL_S = 0.00005
-"""How long a thread, an engine's or the event loop's, may keep the interpreter while another waits for
-it: an engine whose model is in this process asks for it anew with each operator. Python's default is
-5 ms."""
 
 logger = logging.getLogger(__name__)
 
@@ -165,7 +159,6 @@ class Scheduler(Generic[S]):
 
     async def serve(self) -> None:
         """Run batches until cancelled; a batch in hand is finished first."""
-        sys.setswitchinterval(SWITCH_INTERVAL_S)
         thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         try:
             while True:
