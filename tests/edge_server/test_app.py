@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from aiohttp import WSCloseCode, WSServerHandshakeError, web
+from aiohttp import WSCloseCode, WSMsgType, WSServerHandshakeError, web
 from aiohttp.test_utils import TestClient, TestServer
 
 from device_runtime.protocol.device_session import DeviceSession, Generation
@@ -362,6 +362,48 @@ async def test_too_many_messages_at_once_close_the_connection(
     for _ in range(20):
         await device.socket.send_bytes(device.session.begin(a_generation()))
     assert await device.close_code() == WSCloseCode.POLICY_VIOLATION
+
+
+async def test_pings_are_answered_beside_a_prompt(serve: Serve, engine: TableEngine) -> None:
+    client = await serve()
+    socket = await client.ws_connect(SESSION_PATH, compress=0, autoping=False)
+    device = EdgeClient(socket, a_session())
+    device.session.receive_welcome(await device.exchange(device.session.hello()))
+    engine.gate.clear()
+    await socket.send_bytes(device.session.begin(a_generation()))
+    await until(lambda: len(engine.batches) == 1)
+    await socket.ping(b"there?")
+    message = await socket.receive(5)
+    assert (message.type, message.data) == (WSMsgType.PONG, b"there?")
+    engine.gate.set()
+    device.session.receive_begun(await device.receive())
+
+
+@pytest.mark.parametrize("streams", [False, True])
+@pytest.mark.parametrize("politely", [False, True])
+async def test_who_goes_beside_a_long_job_takes_it_along(
+    serve: Serve, engine: TableEngine, streams: bool, politely: bool
+) -> None:
+    client = await serve()
+    device, other = await connect(client), await connect(client)
+    if streams:
+        await device.begin(a_generation())
+    engine.gate.clear()
+    await other.socket.send_bytes(other.session.begin(a_generation()))
+    await until(lambda: len(engine.batches) == 1 + streams)
+    message = device.session.stream(5) if streams else device.session.begin(a_generation())
+    await device.socket.send_bytes(message)
+    replicas = client.app[EDGE].replicas
+    await until(lambda: replicas.num_waiting == 2)  # the other's is in a batch, and waits as well
+    if politely:
+        await device.socket.close()
+    else:
+        device.socket._response.connection.transport.abort()  # type: ignore[union-attr]
+    await until(lambda: len(client.app[EDGE].connections) == 1)
+    engine.gate.set()
+    other.session.receive_begun(await other.receive())
+    await asyncio.sleep(0.05)
+    assert len(engine.batches) == 1 + streams
 
 
 async def test_a_bug_becomes_one_code_and_the_log_holds_no_text(
