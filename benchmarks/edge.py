@@ -32,6 +32,7 @@ from benchmarks.progress import progress_bar
 from benchmarks.prompts import PROMPTS
 from benchmarks.record import RESULTS_FILE, Record, write
 from benchmarks.verb_process import VerbProcess
+from device_runtime.protocol.errors import ConfigError
 from device_runtime.protocol.schemes import DEFAULT_SCHEME, SCHEMES, scheme_named
 from device_runtime.settings import RuntimeSettings
 from device_runtime.writer import Device
@@ -95,6 +96,7 @@ class Bench:
         """Real answers, or those of an earlier run on the same weights."""
         if path is not None and path.exists():
             self.traces = load(path)
+            self._check_length(path)
             return
         with ProbeProcess(self.settings) as probe:
             self.traces = asyncio.run(
@@ -105,6 +107,15 @@ class Bench:
             )  # fmt: skip
         if path is not None:
             save(path, self.traces)
+
+    def _check_length(self, path: Path) -> None:
+        """ConfigError unless the recorded answers are as long as this run's would be."""
+        shortest = min(trace.num_tokens for trace in self.traces)
+        if not 0 <= shortest - self.plan.num_tokens <= self.gamma:
+            raise ConfigError(
+                f"the answers in {path} have {shortest} tokens, not {self.plan.num_tokens}; give "
+                "--max-tokens as it was when they were recorded, or another --trace to record new ones"
+            )
 
     def capacity(self, num_sessions: int) -> float:
         """Answers per second of the closed loop with so many sessions, once it was measured."""
@@ -137,7 +148,7 @@ class Bench:
             "length_ratio": length_ratio, "arrivals_per_s": arrivals_per_s or None,
             "scheme": self.scheme, "gamma": self.gamma, "temperature": SAMPLING.temperature,
             "top_p": SAMPLING.top_p, "dtype": line["dtype"], "replicas": line["replicas"],
-            "alpha": self._alpha(arm, heard), **values_of(heard),
+            "max_tokens": plan.num_tokens, "alpha": self._alpha(arm, heard), **values_of(heard),
         }  # fmt: skip
         self.records.append(Record.of("edge", self.facts, values, repeat=repeat))
         return heard
@@ -167,6 +178,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--sessions", action="append", type=int, help="only so many; may be repeated")
     add("--scheme", choices=sorted(SCHEMES), default=DEFAULT_SCHEME, help="of the split arm")
     add("--gamma", type=int, default=4, help="draft length of both drafting arms (default: 4)")
+    add("--max-tokens", type=int, help="length of every answer (default: 64; with --quick 32)")
     add("--think-ms", type=float, default=0.0,
         help="device and link between a verdict and the next block (default: 0)")  # fmt: skip
     add("--device", default="auto", help="of the edge: auto, cpu or cuda")
@@ -210,9 +222,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _sessions(args: argparse.Namespace, console: Console) -> tuple[list[Record], str]:
-    plan = QUICK if args.quick else FULL
-    plan = replace(plan, repeats=args.repeats or plan.repeats)
-    plan = replace(plan, sessions=tuple(args.sessions or plan.sessions))
+    plan = _plan(args)
     settings = {
         "model": str(PAIR / "llm"), "device": args.device, "dtype": args.dtype, "cache_gib": 1.0,
         "replicas": args.replicas,
@@ -234,6 +244,24 @@ def _sessions(args: argparse.Namespace, console: Console) -> tuple[list[Record],
 
     draw(bench.records, args.out / "edge.png")
     return bench.records, text
+
+
+def _plan(args: argparse.Namespace) -> Plan:
+    """ConfigError for counts that cannot be."""
+    plan = QUICK if args.quick else FULL
+    counts = {
+        "--max-tokens": args.max_tokens, "--repeats": args.repeats, "--gamma": args.gamma,
+        "--sessions": min(args.sessions or plan.sessions),
+    }  # fmt: skip
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise ConfigError(f"{name} is {value}; it must be 1 or more")
+    return replace(
+        plan,
+        repeats=args.repeats or plan.repeats,
+        num_tokens=args.max_tokens or plan.num_tokens,
+        sessions=tuple(args.sessions or plan.sessions),
+    )
 
 
 def _runs(bench: Bench, arms: Sequence[str]) -> Iterator[tuple[str, int, int, tuple[float, float]]]:

@@ -130,7 +130,7 @@ def _closed(
 def _speedups(found: dict[tuple[str, int, float, float], dict[str, float]]) -> list[str]:
     lines = []
     for arm, by_sessions in _closed(found).items():
-        if 1 in by_sessions and by_sessions[1]["rounds_per_s"]:
+        if 1 in by_sessions and len(by_sessions) > 1 and by_sessions[1]["rounds_per_s"]:
             alone = by_sessions[1]["rounds_per_s"]
             shares = (
                 f"{figures['rounds_per_s'] / alone:.1f}× at {sessions}"

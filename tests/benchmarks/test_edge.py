@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import edge_floors, edge_replay
+from benchmarks import edge, edge_floors, edge_replay
 from benchmarks.edge_floors import Floor, Plan, gain_floor
 from benchmarks.edge_load import Heard, Load, Player, _difference, sessions_within
 from benchmarks.edge_map import NONE, Cost, Setting, best, costs, winners
@@ -91,6 +91,33 @@ def test_the_report_tells_speedup_and_capacity() -> None:
     text = markdown(records, (0.01,))
     assert "split: 40 rounds/s with one session; 5.0× at 32." in text
     assert "6 at 10 ms" in text
+    assert "with one session" not in markdown(records[:3], (0.01,))  # nothing to compare with
+
+
+@pytest.mark.parametrize(
+    ("num_recorded", "fits"), [(63, False), (64, True), (68, True), (69, False)]
+)
+def test_recorded_answers_of_another_length_are_not_replayed(
+    tmp_path: Path, num_recorded: int, fits: bool
+) -> None:
+    path = tmp_path / "trace.jsonl"
+    save(path, [Trace(3, 0, 0, [Exchange("01", "02", 0), Exchange("03", "04", num_recorded)])])
+    bench = edge.Bench(edge.FULL, {}, "dssd-thinned", 4, 0.0, tmp_path)
+    device: Any = None  # nothing is recorded anew
+    if fits:
+        bench.record_traces(path, device)
+        assert bench.traces[0].num_tokens == num_recorded
+    else:
+        with pytest.raises(ConfigError, match=f"{num_recorded} tokens, not 64; give --max-tokens"):
+            bench.record_traces(path, device)
+
+
+@pytest.mark.parametrize("option", ["--max-tokens", "--repeats", "--gamma", "--sessions"])
+def test_counts_that_cannot_be_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    assert main(["bench", "edge", option, "0", "--out", str(tmp_path)]) == 1
+    assert f"{option} is 0; it must be 1 or more" in capsys.readouterr().err
 
 
 def test_the_map_names_the_cheapest_arm_that_keeps_the_limit() -> None:
