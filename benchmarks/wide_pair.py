@@ -108,8 +108,8 @@ def _constant_direction(model: Any, prompts: Sequence[list[int]]) -> torch.Tenso
     for prompt in prompts:
         torch.manual_seed(len(prompt))
         text = model.generate(
-            torch.tensor([prompt]), do_sample=True, max_new_tokens=FITTED_TOKENS,
-            pad_token_id=model.config.eos_token_id,
+            torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.int64),
+            do_sample=True, max_new_tokens=FITTED_TOKENS, pad_token_id=model.config.eos_token_id,
         )  # fmt: skip
         rows.append(model.model(input_ids=text).last_hidden_state[0])
     hidden = torch.cat(rows)
