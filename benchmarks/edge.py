@@ -20,6 +20,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks import edge_floors, edge_map
+from benchmarks.counts import check_count, with_counts
 from benchmarks.demo import PAIR, exported_slm
 from benchmarks.edge_live import LivePlayer
 from benchmarks.edge_load import Heard, Load, Player
@@ -55,7 +56,7 @@ class Plan:
     seconds: float
     repeats: int
     num_traces: int
-    num_tokens: int
+    max_tokens: int
 
 
 FULL = Plan((1, 2, 4, 8, 16, 32, 64), 4.0, 12.0, 5, 24, 64)
@@ -102,7 +103,7 @@ class Bench:
             self.traces = asyncio.run(
                 record(
                     probe.line()["url"], device, self.prompts, scheme=self.scheme, gamma=self.gamma,
-                    sampling=SAMPLING, num_tokens=self.plan.num_tokens,
+                    sampling=SAMPLING, num_tokens=self.plan.max_tokens,
                 )
             )  # fmt: skip
         if path is not None:
@@ -110,10 +111,10 @@ class Bench:
 
     def _check_length(self, path: Path) -> None:
         """ConfigError unless the recorded answers are as long as this run's would be."""
-        shortest = min(trace.num_tokens for trace in self.traces)
-        if not 0 <= shortest - self.plan.num_tokens <= self.gamma:
+        shortest = min((trace.num_tokens for trace in self.traces), default=0)
+        if not 0 <= shortest - self.plan.max_tokens <= self.gamma:
             raise ConfigError(
-                f"the answers in {path} have {shortest} tokens, not {self.plan.num_tokens}; give "
+                f"the answers in {path} have {shortest} tokens, not {self.plan.max_tokens}; give "
                 "--max-tokens as it was when they were recorded, or another --trace to record new ones"
             )
 
@@ -124,7 +125,7 @@ class Bench:
             for record in self.records
             if (record.settings["arm"], record.settings["sessions"]) == ("split", num_sessions)
         ]
-        return float(rates[0]) / self.plan.num_tokens if rates else 0.0
+        return float(rates[0]) / self.plan.max_tokens if rates else 0.0
 
     def measure(
         self, arm: str, num_sessions: int, repeat: int, *, arrivals_per_s: float = 0.0,
@@ -148,7 +149,7 @@ class Bench:
             "length_ratio": length_ratio, "arrivals_per_s": arrivals_per_s or None,
             "scheme": self.scheme, "gamma": self.gamma, "temperature": SAMPLING.temperature,
             "top_p": SAMPLING.top_p, "dtype": line["dtype"], "replicas": line["replicas"],
-            "max_tokens": plan.num_tokens, "alpha": self._alpha(arm, heard), **values_of(heard),
+            "max_tokens": plan.max_tokens, "alpha": self._alpha(arm, heard), **values_of(heard),
         }  # fmt: skip
         self.records.append(Record.of("edge", self.facts, values, repeat=repeat))
         return heard
@@ -158,7 +159,7 @@ class Bench:
             return Player(url, self.traces, work)
         return LivePlayer(
             url, work, self.bundle, self.prompts, scheme=scheme_named(self.scheme),
-            gamma=self.gamma, sampling=SAMPLING, num_tokens=self.plan.num_tokens,
+            gamma=self.gamma, sampling=SAMPLING, num_tokens=self.plan.max_tokens,
         )  # fmt: skip
 
     def _alpha(self, arm: str, heard: Heard) -> float | None:
@@ -248,20 +249,11 @@ def _sessions(args: argparse.Namespace, console: Console) -> tuple[list[Record],
 
 def _plan(args: argparse.Namespace) -> Plan:
     """ConfigError for counts that cannot be."""
-    plan = QUICK if args.quick else FULL
-    counts = {
-        "--max-tokens": args.max_tokens, "--repeats": args.repeats, "--gamma": args.gamma,
-        "--sessions": min(args.sessions or plan.sessions),
-    }  # fmt: skip
-    for name, value in counts.items():
-        if value is not None and value < 1:
-            raise ConfigError(f"{name} is {value}; it must be 1 or more")
-    return replace(
-        plan,
-        repeats=args.repeats or plan.repeats,
-        num_tokens=args.max_tokens or plan.num_tokens,
-        sessions=tuple(args.sessions or plan.sessions),
-    )
+    plan = with_counts(QUICK if args.quick else FULL, args, "repeats", "max_tokens")
+    check_count("--gamma", args.gamma)
+    for num_sessions in args.sessions or ():
+        check_count("--sessions", num_sessions)
+    return replace(plan, sessions=tuple(args.sessions or plan.sessions))
 
 
 def _runs(bench: Bench, arms: Sequence[str]) -> Iterator[tuple[str, int, int, tuple[float, float]]]:

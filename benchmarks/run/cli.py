@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
+from benchmarks.counts import with_counts
 from benchmarks.demo import PAIR, exported_slm
 from benchmarks.machine import collect
 from benchmarks.progress import progress_bar
@@ -82,12 +83,7 @@ def run(args: argparse.Namespace) -> int:
 
 def plan_from(args: argparse.Namespace) -> Plan:
     """The preset, narrowed by what was given; ConfigError for what cannot be."""
-    plan = PRESETS[args.preset]
-    for name in ("repeats", "max_tokens"):
-        if (value := getattr(args, name)) is not None:
-            if not 1 <= value <= 100_000:
-                raise ConfigError(f"--{name.replace('_', '-')} is {value}; it must be 1 or more")
-            plan = replace(plan, **{name: value})
+    plan = with_counts(PRESETS[args.preset], args, "repeats", "max_tokens")
     if args.arm:
         plan = replace(plan, arms=tuple(Arm.parse(name) for name in args.arm))
     if args.link:

@@ -112,6 +112,14 @@ def test_recorded_answers_of_another_length_are_not_replayed(
             bench.record_traces(path, device)
 
 
+def test_a_trace_without_answers_is_not_replayed(tmp_path: Path) -> None:
+    path = tmp_path / "trace.jsonl"
+    path.write_text("")
+    bench, device = edge.Bench(edge.FULL, {}, "dssd-thinned", 4, 0.0, tmp_path), None
+    with pytest.raises(ConfigError, match="0 tokens, not 64"):
+        bench.record_traces(path, device)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("option", ["--max-tokens", "--repeats", "--gamma", "--sessions"])
 def test_counts_that_cannot_be_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
