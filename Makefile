@@ -18,8 +18,8 @@ help:  ## show this list
 demo: $(VENV)/.demo  ## a device and an edge on this machine write a text together
 	@$(BIN)/tandem demo $(ARGS)
 
-test: $(VENV)/.dev  ## the quick tests
-	$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/.dev  ## the quick tests, on all cores
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal $(ARGS)
 
 test-slow: $(VENV)/.dev  ## the tests marked slow
 	$(BIN)/python -m pytest -m slow $(ARGS)

@@ -1,6 +1,12 @@
 """Settings that hold for all tests."""
 
+import os
+
 from hypothesis import settings
+
+# Where workers share the cores (make test), models with threads of their own would wait for each other.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # The same examples on every run, and no time limit for one: a busy machine is no failure.
 settings.register_profile("tandem", derandomize=True, deadline=None)
