@@ -17,9 +17,8 @@ import aiohttp
 from benchmarks.edge_load import Load, Player
 from benchmarks.edge_trace import num_committed
 from device_runtime.generate import write_split
-from device_runtime.link import EdgeLink, LinkSettings
+from device_runtime.link import EdgeLink, EdgeLostError, LinkSettings
 from device_runtime.protocol.device_session import DeviceSession, Generation
-from device_runtime.protocol.errors import RefusedError
 from device_runtime.protocol.messages import Kind
 from device_runtime.protocol.randomness import device_coins
 from device_runtime.protocol.sampling import Sampling
@@ -28,8 +27,6 @@ from device_runtime.settings import RuntimeSettings
 from device_runtime.transcript import Transcript
 from device_runtime.turn import Counts
 from device_runtime.writer import Device
-
-_RETRY_S = 0.5
 
 
 class HeardLink(EdgeLink):
@@ -98,9 +95,8 @@ class LivePlayer(Player):
             )
             async for _ in pieces:
                 pass
-        except RefusedError as refusal:
+        except EdgeLostError:  # busy, or away, for longer than the link's patience
             self.heard.num_refused += self.counts
-            await asyncio.sleep(max(refusal.retry_after_s, _RETRY_S))
         self.answered(start_s, link.times)
         if self.counts:
             self.heard.num_accepted += counts.accepted

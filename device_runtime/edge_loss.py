@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 import numpy as np
 
 from device_runtime.drafter import Drafter
-from device_runtime.link import EdgeLink, may_pass
+from device_runtime.link import EdgeLink
 from device_runtime.protocol.device_session import Generation
 from device_runtime.protocol.errors import TandemError
 from device_runtime.protocol.randomness import Coins
@@ -22,9 +22,6 @@ from device_runtime.protocol.schemes.base import Place
 from device_runtime.protocol.schemes.coupled import Coupled, coupled_token
 from device_runtime.transcript import Piece, Transcript
 from device_runtime.turn import Committed, Counts, Origin
-
-RETRY_S = 0.5
-"""Between attempts to reach the edge, beside the link's own pauses."""
 
 logger = logging.getLogger(__name__)
 
@@ -98,12 +95,8 @@ def _found(search: asyncio.Task[None]) -> bool:
 
 async def _search(link: EdgeLink) -> None:
     """Connect again, however long it takes."""
-    while True:
-        try:
-            await link.reopen()
-            return
-        except TandemError as error:
-            if not may_pass(error):
-                logger.warning("the device goes on alone to the end: %s", error)
-                raise
-        await asyncio.sleep(RETRY_S)
+    try:
+        await link.reopen()
+    except TandemError as error:
+        logger.warning("the device goes on alone to the end: %s", error)
+        raise

@@ -20,6 +20,7 @@ from device_runtime.lossy import LossyTurn, Policy
 from device_runtime.measured import RoundTimes
 from device_runtime.protocol.device_session import DeviceSession, Generation
 from device_runtime.protocol.errors import ConfigError
+from device_runtime.protocol.messages import Tokens
 from device_runtime.protocol.randomness import Coins
 from device_runtime.round_clock import RoundClock
 from device_runtime.transcript import Piece, Transcript
@@ -201,28 +202,36 @@ async def write_edge_only(
     """The LLM alone, streamed: the baseline, and the text that `coupled` reproduces."""
     session = link.session
     session.receive_begun(await link.exchange(_begin(session, generation)))
-    await link.send(session.stream(transcript.num_left))
-    last = False
-    while not last:
-        try:
-            tokens = session.receive_tokens(await link.receive())
-        except EdgeLostError:
-            await link.reopen()
-            if session.facts.resumed:  # the new connection continues no stream
-                session.receive_begun(await link.exchange(session.begin_again()))
-            await link.send(session.stream(transcript.num_left))
-            continue
-        last = tokens.last
-        committed = (Committed(token_id, Origin.BONUS) for token_id in tokens.ids)
-        running = transcript.finish_reason is None
-        for piece in transcript.add(committed):
-            yield piece
-        if running and not last and transcript.finish_reason is not None:
-            await link.send(session.cancel())
+    while transcript.finish_reason is None and not _full(session):
+        async with aclosing(_stream(link, transcript)) as pieces:
+            async for piece in pieces:
+                yield piece
     if transcript.finish_reason is None:
         for piece in transcript.out_of_context():
             yield piece
     _cut(session, transcript)
+
+
+async def _stream(link: EdgeLink, transcript: Transcript) -> AsyncGenerator[Piece, None]:
+    """One stream, to the end of the answer or until it breaks off: the edge drains, or is lost."""
+    session = link.session
+    data = await link.exchange(session.stream(transcript.num_left))
+    try:
+        while not (tokens := session.receive_tokens(data)).last:
+            was_running = transcript.finish_reason is None
+            for piece in _streamed(tokens, transcript):
+                yield piece
+            if was_running and transcript.finish_reason is not None:
+                await link.send(session.cancel())
+            data = await link.receive()
+        for piece in _streamed(tokens, transcript):
+            yield piece
+    except EdgeLostError as loss:
+        logger.warning("%s", loss)
+
+
+def _streamed(tokens: Tokens, transcript: Transcript) -> list[Piece]:
+    return transcript.add(Committed(token_id, Origin.BONUS) for token_id in tokens.ids)
 
 
 async def write_device_only(

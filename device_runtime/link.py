@@ -1,17 +1,21 @@
 """The way to the edge: one WebSocket, one message up, one down; a lost connection is mended.
 
 The session object decides what the bytes mean; this module only moves them, counts them, and after
-a loss opens the session again and repeats what was in flight (rounds are idempotent).
+a loss, or a refusal that may pass, opens the session again and repeats what was in flight (rounds
+are idempotent).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import ssl
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import astuple, dataclass
 from types import TracebackType
+from typing import TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 import aiohttp
@@ -19,11 +23,17 @@ import aiohttp
 from device_runtime.measured import Handshake
 from device_runtime.protocol.device_session import DeviceSession
 from device_runtime.protocol.errors import ConfigError, ErrorCode, RefusedError, TandemError
-from device_runtime.protocol.messages import MAX_MESSAGE_BYTES, refusal_code
+from device_runtime.protocol.messages import MAX_MESSAGE_BYTES, refusal
+
+T = TypeVar("T")
 
 SESSION_PATH = "/v1/session"
 CLOSE_TIMEOUT_S = 2.0
 """How long an edge may take to answer our closing of a connection."""
+
+_PASSING = frozenset(
+    (ErrorCode.BUSY, ErrorCode.DRAINING, ErrorCode.INTERNAL, ErrorCode.WRONG_PREFIX)
+)
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +45,7 @@ class EdgeLostError(TandemError, ConnectionError):
 def may_pass(error: TandemError) -> bool:
     """Whether trying again later can help."""
     if isinstance(error, RefusedError):
-        return error.code in (ErrorCode.BUSY, ErrorCode.DRAINING, ErrorCode.INTERNAL)
+        return error.code in _PASSING
     return isinstance(error, EdgeLostError)
 
 
@@ -63,9 +73,9 @@ class LinkSettings:
     token: str | None = None
     ca_file: str | None = None
     patience_s: float = 30.0
-    """How long a lost edge is tried again before EdgeLostError."""
-    answer_timeout_s: float = 120.0
-    """How long one answer may take."""
+    """How long a lost or busy edge is tried again before EdgeLostError."""
+    heartbeat_s: float = 20.0
+    """Silence after which the edge is pinged; it is lost after half as much again without a sign."""
 
 
 def session_url(url: str) -> str:
@@ -92,6 +102,8 @@ class EdgeLink:
         self._url = session_url(settings.url)
         self._http: aiohttp.ClientSession | None = None
         self._socket: aiohttp.ClientWebSocketResponse | None = None
+        self._in_step = False
+        """Whether the connection stands and no answer is owed on it."""
 
     async def __aenter__(self) -> EdgeLink:
         headers = {}
@@ -99,7 +111,8 @@ class EdgeLink:
             headers["Authorization"] = f"Bearer {self._settings.token}"
         self._http = aiohttp.ClientSession(headers=headers)
         try:
-            await self._open()
+            # An edge that never was there is not waited for: a wrong address should be told at once.
+            await self._patiently(self._connect, self._settings.patience_s, (RefusedError,))
         except BaseException:
             await self._close_socket()
             await self._http.close()
@@ -127,40 +140,66 @@ class EdgeLink:
             await self._socket.close()
 
     async def exchange(self, data: bytes) -> bytes:
-        """One message up, its answer down; repeated on a new connection if this one is lost."""
-        try:
-            await self.send(data)
-            answer = await self.receive()
-        except EdgeLostError as loss:
-            logger.warning("%s; trying again", loss)
-            await self.reopen()
-            await self.send(data)
-            answer = await self.receive()
-        if refusal_code(answer) is ErrorCode.WRONG_PREFIX:
-            logger.warning("the edge lost the text so far; sending all of it")
-            self.session.forget_edge()
-            await self.send(self.session.begin_again())
-            self.session.receive_begun(await self.receive())
-            await self.send(data)
-            answer = await self.receive()
-        return answer
+        """The answer to one message, asked for until it comes or the patience ends (EdgeLostError).
+
+        RefusedError where asking again cannot help.
+        """
+
+        async def once() -> bytes:
+            await self._connect()
+            return await self._ask(data)
+
+        return await self._patiently(once, self._settings.patience_s)
 
     async def reopen(self) -> None:
-        """Connect again within the patience and bring the edge to where this side stands."""
-        deadline = time.monotonic() + self._settings.patience_s
-        delay_s = 0.1
+        """Connect again, however long it takes, and bring the edge to where this side stands."""
+        self._in_step = False
+        await self._patiently(self._connect, math.inf)
+
+    async def _patiently(
+        self,
+        step: Callable[[], Awaitable[T]],
+        patience_s: float,
+        passing: tuple[type[TandemError], ...] = (EdgeLostError, RefusedError),
+    ) -> T:
+        """What the step gives, tried again after errors that pass for so long after the first one."""
+        deadline_s, pause_s = math.inf, 0.0
         while True:
             try:
-                await self._open()
-                if self.session.generating and not self.session.facts.resumed:
-                    await self.send(self.session.begin_again())
-                    self.session.receive_begun(await self.receive())
-                return
-            except (EdgeLostError, RefusedError) as error:
-                if not may_pass(error) or time.monotonic() + delay_s > deadline:
+                return await step()
+            except passing as error:
+                if not may_pass(error):
                     raise
-            await asyncio.sleep(delay_s)
-            delay_s = min(2 * delay_s, 5.0)
+                now_s = time.monotonic()
+                deadline_s = min(deadline_s, now_s + patience_s)
+                wait_s = max(pause_s, getattr(error, "retry_after_s", 0.0))
+                if now_s + wait_s > deadline_s:
+                    raise EdgeLostError(str(error)) from None
+                logger.warning("%s; trying again", error)
+            await asyncio.sleep(wait_s)
+            pause_s = min(max(0.1, 2 * pause_s), 5.0)
+
+    async def _connect(self) -> None:
+        """If need be, open the session again and tell the edge what it lost."""
+        if not self._in_step:
+            await self._open()
+        if self.session.must_restate:
+            self.session.receive_begun(await self._ask(self.session.begin_again()))
+
+    async def _ask(self, data: bytes) -> bytes:
+        """One message up, its answer down; RefusedError for a refusal."""
+        self._in_step = False  # until the answer is here
+        await self.send(data)
+        answer = await self.receive()
+        refused = refusal(answer)
+        if refused is None:
+            self._in_step = True
+            return answer
+        if refused.code is ErrorCode.WRONG_PREFIX:
+            self.session.forget_edge()
+        # After any other refusal that may pass the edge ends the connection.
+        self._in_step = refused.code in (ErrorCode.BUSY, ErrorCode.WRONG_PREFIX)
+        raise RefusedError(refused.code, refused.retry_after_s)
 
     async def send(self, data: bytes) -> None:
         """One message up."""
@@ -168,6 +207,7 @@ class EdgeLink:
         try:
             await self._socket.send_bytes(data)
         except (ConnectionError, aiohttp.ClientError) as error:
+            self._in_step = False
             raise EdgeLostError(f"the connection to {self._settings.url} broke ({error})") from None
         self.traffic.bytes_up += len(data)
         self.traffic.frames_up += 1
@@ -175,15 +215,10 @@ class EdgeLink:
     async def receive(self) -> bytes:
         """One message down."""
         assert self._socket is not None
-        try:
-            message = await self._socket.receive(timeout=self._settings.answer_timeout_s)
-        except (asyncio.TimeoutError, TimeoutError):
-            await self._socket.close()
-            raise EdgeLostError(
-                f"{self._settings.url} gave no answer within {self._settings.answer_timeout_s:g} s"
-            ) from None
+        message = await self._socket.receive()
         if message.type is not aiohttp.WSMsgType.BINARY:
-            raise EdgeLostError(f"{self._settings.url} closed the connection")
+            self._in_step = False
+            raise EdgeLostError(f"the connection to {self._settings.url} was lost")
         data: bytes = message.data
         self.traffic.bytes_down += len(data)
         self.traffic.frames_down += 1
@@ -200,6 +235,7 @@ class EdgeLink:
             self._socket = await self._http.ws_connect(
                 self._url, compress=0, max_msg_size=MAX_MESSAGE_BYTES,
                 timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_TIMEOUT_S),
+                heartbeat=self._settings.heartbeat_s,
                 ssl=context if context is not None else True,
             )  # fmt: skip
         except aiohttp.WSServerHandshakeError as error:
@@ -214,11 +250,12 @@ class EdgeLink:
         welcome = await self.receive()
         self.handshake = Handshake(time.monotonic() - asked_s, len(hello), len(welcome))
         self.session.receive_welcome(welcome)
+        self._in_step = True
 
 
 def _refused_upgrade(url: str, status: int) -> TandemError:
     if status in (401, 403):
         return ConfigError(f"{url} wants a valid bearer token; pass it with --token-file")
-    if status == 503:
-        return EdgeLostError(f"{url} is at its limit or shutting down; try again later")
+    if status == 429 or status >= 500:  # the edge's own, or a proxy's whose edge is away
+        return EdgeLostError(f"{url} is at its limit or away (HTTP {status}); try again later")
     return ConfigError(f"{url} is no Tandem edge: it answered HTTP {status} to {SESSION_PATH}")

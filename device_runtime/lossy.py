@@ -152,9 +152,11 @@ def method_named(name: str, *, allow_lossy: bool = False, threshold: float | Non
 class LossyTurn(Turn):
     """A turn in which a policy lets tokens stand without the edge.
 
-    step = turn.next()
-    while step.send is not None:
-        step = turn.receive(await link.exchange(step.send))
+    A round is:
+
+        step = turn.next()
+        while step.send is not None:
+            step = turn.receive(await link.exchange(step.send))
     """
 
     def __init__(

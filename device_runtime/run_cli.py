@@ -84,7 +84,7 @@ def _add_machine_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     edge.add_argument(
         "--edge-patience", type=float, metavar="S",
-        help="seconds to wait before giving up (wait, default: "
+        help="seconds to wait for a lost or busy edge before giving up (wait, default: "
         f"{PATIENCE_S['wait']:g}) or going on alone (local, default: {PATIENCE_S['local']:g})",
     )  # fmt: skip
 

@@ -1,9 +1,11 @@
 """The device's turn without I/O: draft a block, apply the verdict, keep the drafter in step.
 
-data = turn.draft(gamma)
-while data is not None:
-step = turn.receive(await link.exchange(data))
-data = step.send  # a request for more draws, or None: the round is over
+A round is:
+
+    data = turn.draft(gamma)
+    while data is not None:
+        step = turn.receive(await link.exchange(data))
+        data = step.send  # a request for more draws, or None: the round is over
 """
 
 from __future__ import annotations

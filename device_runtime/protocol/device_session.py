@@ -8,9 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from device_runtime.protocol.errors import ErrorCode, LocalError, RefusedError, RemoteError
+from device_runtime.protocol.errors import (
+    ConfigError,
+    ErrorCode,
+    LocalError,
+    RefusedError,
+    RemoteError,
+)
 from device_runtime.protocol.messages import (
     Begin,
     Begun,
@@ -62,6 +68,14 @@ class Answer:
     logprobs: tuple[float, ...]
 
 
+class _InFlight(NamedTuple):
+    """The round whose verdict is awaited."""
+
+    key: tuple[int, int]
+    """(epoch, round)."""
+    wants_bonus: bool
+
+
 class DeviceSession:
     """One session with one edge."""
 
@@ -75,10 +89,12 @@ class DeviceSession:
         self._num_shared = 0
         """Tokens that the edge has, too; what follows rides up with the next message."""
         self._generation: Generation | None = None
+        self._is_forgotten = False
+        """Whether the edge may not know the generation in force, or stand elsewhere in it."""
+        self._is_streaming = False
         self._boundary = 0
         self._next = (0, 0)
-        self._in_flight: tuple[tuple[int, int], int] | None = None
-        """(epoch, round) and gamma of the round whose verdict is awaited."""
+        self._in_flight: _InFlight | None = None
         self._rejected_round = 0
 
     @property
@@ -113,15 +129,25 @@ class DeviceSession:
                 f"the first {count} tokens of this bundle and of {welcome.model} differ; "
                 "export an SLM of the LLM's family",
             )
+        earlier = self.welcome
+        if earlier and (earlier.model, earlier.num_ids) != (welcome.model, welcome.num_ids):
+            raise ConfigError(
+                f"this text was begun with {earlier.model} ({earlier.num_ids} ids), and an edge with "
+                f"{welcome.model} ({welcome.num_ids} ids) answers now; begin it anew"
+            )
         if not welcome.resumed:
-            self._num_shared = 0
+            self.forget_edge()
+        elif (
+            self._is_streaming
+        ):  # a new connection continues no stream, and its edge may be further
+            self._is_forgotten = True
         self.welcome = welcome
         return welcome
 
     @property
-    def generating(self) -> bool:
-        """Whether a generation has begun."""
-        return self._generation is not None
+    def must_restate(self) -> bool:
+        """Whether the edge must be told again of the generation in force before anything else."""
+        return self._is_forgotten and self._generation is not None
 
     def append(self, token_ids: Sequence[int]) -> None:
         """Tokens this side adds by itself (a prompt, a settled token); they ride up next."""
@@ -136,14 +162,14 @@ class DeviceSession:
         """Start a generation after all tokens committed so far."""
         self._generation, self._boundary = generation, len(self.tokens)
         self._next, self._in_flight = (0, 0), None
+        self._is_forgotten = False  # the message tells all there is
         return self.begin_again()
 
     def begin_again(self) -> bytes:
         """Restate the generation in force: to an edge that lost it, or never had it."""
         generation = self._in_force()
         base, appended = self._unshared()
-        epoch, round_number = self._in_flight[0] if self._in_flight else self._next
-        self._num_shared = len(self.tokens)
+        epoch, round_number = self._in_flight.key if self._in_flight else self._next
         return self._padded(
             Begin(
                 base, self.tokens.prefix_hash(base), appended, self._boundary,
@@ -157,10 +183,11 @@ class DeviceSession:
         begun = self._expect(Begun, data)
         if begun.num_tokens != len(self.tokens):
             raise malformed(f"the edge has {begun.num_tokens} tokens, not {len(self.tokens)}")
+        self._num_shared, self._is_forgotten, self._is_streaming = len(self.tokens), False, False
 
     def forget_edge(self) -> None:
-        """The edge has other tokens than this side believed: send all of them next time."""
-        self._num_shared = 0
+        """The edge has other tokens than this side believed: all of them must be sent."""
+        self._num_shared, self._is_forgotten = 0, True
 
     def round(self, block: Sequence[Drafted], ask: Ask, bonus: bool = True) -> bytes:
         """Ask for a verdict on a block that follows the committed tokens."""
@@ -178,17 +205,19 @@ class DeviceSession:
             *self._next, base, self.tokens.prefix_hash(base), appended, len(block),
             ask.num_draws, bits.getvalue(), flags,
         )  # fmt: skip
-        self._in_flight = (self._next, len(block))
+        self._in_flight = _InFlight(self._next, bonus)
         return self._padded(message)
 
     def receive_verdict(self, data: bytes, block: Sequence[Drafted]) -> Answer:
         """The verdict on the round in flight; the accepted tokens are committed here."""
         if self._in_flight is None:
             raise LocalError(ErrorCode.UNEXPECTED_MESSAGE, "no round is in flight")
-        (epoch, round_number), gamma = self._in_flight
+        epoch, round_number = self._in_flight.key
         verdict = self._verdict_of(data, epoch, round_number)
-        if verdict.num_accepted > gamma:
-            raise malformed(f"{verdict.num_accepted} of {gamma} tokens accepted")
+        if not self._is_possible(verdict, block, self._in_flight.wants_bonus):
+            raise malformed(
+                f"{verdict.num_accepted} of {len(block)} tokens stand, then {verdict.ending.name}"
+            )
         answer = self._decode(verdict)
         self.tokens.append(drafted.token_id for drafted in block[: answer.num_accepted])
         if answer.next_token is not None:
@@ -198,6 +227,16 @@ class DeviceSession:
         self._next = (epoch + 1, 0) if rejected else (epoch, round_number + 1)
         self._in_flight = None
         return answer
+
+    def _is_possible(self, verdict: Verdict, block: Sequence[Drafted], wants_bonus: bool) -> bool:
+        """Whether an edge that judges as `verify.judge_block` does can say this of the block."""
+        num_accepted = verdict.num_accepted
+        last = block[num_accepted - 1].token_id if 0 < num_accepted <= len(block) else None
+        if last in self._in_force().end_ids:
+            return verdict.ending is Ending.NOTHING
+        if num_accepted == len(block):
+            return verdict.ending is (Ending.TOKEN if wants_bonus else Ending.NOTHING)
+        return num_accepted < len(block) and verdict.ending is Ending.REJECTION
 
     def more(self, ask: Ask) -> bytes:
         """Ask for more of what the last rejection sent."""
@@ -220,12 +259,14 @@ class DeviceSession:
 
     def stream(self, max_tokens: int) -> bytes:
         """Ask the LLM alone to go on."""
+        self._is_streaming = True
         return self._padded(Stream(max_tokens))
 
     def receive_tokens(self, data: bytes) -> Tokens:
-        """Tokens of a stream, committed."""
+        """Tokens of a stream, committed. The last ones end the generation on the edge."""
         tokens = self._expect(Tokens, data)
         self._check_ids(tokens.ids)
+        self._is_forgotten = tokens.last
         self.tokens.append(tokens.ids)
         self._num_shared = len(self.tokens)
         return tokens

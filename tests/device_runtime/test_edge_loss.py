@@ -18,7 +18,7 @@ from device_runtime.generate import write_split
 from device_runtime.link import EdgeLink, EdgeLostError, LinkSettings
 from device_runtime.protocol.detokenizer import Detokenizer
 from device_runtime.protocol.device_session import DeviceSession, Generation
-from device_runtime.protocol.messages import Begin, Round, decode
+from device_runtime.protocol.messages import Begin, Hello, Round, decode
 from device_runtime.protocol.randomness import device_coins
 from device_runtime.protocol.sampling import Sampling
 from device_runtime.protocol.schemes import scheme_named
@@ -78,6 +78,13 @@ class MortalEdge:
                 request.transport.abort()
         self._open.clear()
 
+    def freeze(self) -> None:
+        """Connections that are open stand, and nothing crosses them any more."""
+        for request in self._open:
+            if request.transport is not None:
+                assert isinstance(request.transport, asyncio.Transport)
+                request.transport.pause_reading()
+
     async def revive(self) -> None:
         """Up again; returns when a device has shaken hands."""
         self.is_up = True
@@ -109,6 +116,7 @@ async def serving(edge: MortalEdge) -> AsyncIterator[str]:
     app.router.add_get("/v1/session", edge.handle)
     async with TestServer(app) as http:
         yield str(http.make_url("/"))
+        edge.kill(forget=True)  # a frozen connection does not end by itself
 
 
 async def write(
@@ -131,7 +139,7 @@ async def write(
     shown = []
     async with (
         serving(edge) as url,
-        EdgeLink(LinkSettings(url, patience_s=patience_s), session) as link,
+        EdgeLink(LinkSettings(url, patience_s=patience_s, heartbeat_s=0.3), session) as link,
     ):
         session.append(PROMPT)
         pieces = write_split(
@@ -150,6 +158,10 @@ async def write(
     assert list(session.tokens.ids) == [*PROMPT, *transcript.token_ids]
     assert list(drafter.tokens) == list(session.tokens.ids[: drafter.num_tokens])
     return Outcome(transcript, counts, shown, session, drafter)
+
+
+async def never(edge: MortalEdge, num_tokens: int) -> None:
+    """Nothing happens."""
 
 
 def dying(at: int, back_after: int | None, *, forget: bool) -> React:
@@ -247,16 +259,13 @@ async def test_two_losses_leave_two_spans() -> None:
 async def test_a_short_break_is_mended_without_the_slm() -> None:
     """The same text as undisturbed: `local` waits for its patience first."""
 
-    async def nothing(_: MortalEdge, __: int) -> None:
-        pass
-
     async def blink(edge: MortalEdge, count: int) -> None:
         if count == 9:
             edge.kill(forget=True)
             edge.is_up = True
 
     sampling = Sampling()
-    undisturbed = await write(MortalEdge(), nothing, scheme="coupled", sampling=sampling)
+    undisturbed = await write(MortalEdge(), never, scheme="coupled", sampling=sampling)
     mended = await write(MortalEdge(), blink, scheme="coupled", sampling=sampling, patience_s=5.0)
     assert mended.transcript.token_ids == undisturbed.transcript.token_ids
     assert mended.transcript.unverified_spans == []
@@ -296,6 +305,38 @@ async def test_without_local_the_answer_ends_when_the_patience_does(patience_s: 
     react = dying(9, back_after=None, forget=True)
     with pytest.raises(EdgeLostError):
         await write(MortalEdge(), react, patience_s=patience_s, local=False)
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 504])
+async def test_a_proxy_whose_edge_is_away_is_waited_for(status: int) -> None:
+    async def leaving(edge: MortalEdge, num_tokens: int) -> None:
+        if num_tokens == 9:
+            edge.kill(forget=True)
+            background.append(asyncio.create_task(returning(edge)))
+
+    async def returning(edge: MortalEdge) -> None:
+        await edge.next_try()
+        await edge.revive()
+
+    background: list[asyncio.Task[None]] = []
+    undisturbed = await write(MortalEdge(), never, local=False)
+    edge = MortalEdge(status_when_down=status)
+    outcome = await write(edge, leaving, local=False, patience_s=5.0)
+    (came_back,) = background
+    await came_back
+    assert outcome.transcript.token_ids == undisturbed.transcript.token_ids
+
+
+async def test_an_edge_that_falls_silent_for_good_is_left_for_a_new_connection() -> None:
+    async def freezing(edge: MortalEdge, num_tokens: int) -> None:
+        if num_tokens == 9:
+            edge.freeze()
+
+    undisturbed = await write(MortalEdge(), never, local=False)
+    edge = MortalEdge()
+    outcome = await write(edge, freezing, local=False, patience_s=5.0)
+    assert sum(isinstance(message, Hello) for message in edge.messages) > 1
+    assert outcome.transcript.token_ids == undisturbed.transcript.token_ids
 
 
 def test_penalties_of_the_slms_own_tokens_count_from_where_the_answer_began() -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
 from itertools import pairwise
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -26,8 +29,18 @@ from device_runtime.lossy import Improbable, Policy
 from device_runtime.measured import RoundTimes
 from device_runtime.protocol.detokenizer import Detokenizer
 from device_runtime.protocol.device_session import DeviceSession, Generation
-from device_runtime.protocol.errors import ConfigError, RemoteError
-from device_runtime.protocol.messages import Refusal, Round, Stream, Welcome, decode, encode
+from device_runtime.protocol.errors import SENTENCES, ConfigError, ErrorCode, RemoteError
+from device_runtime.protocol.messages import (
+    Begin,
+    Hello,
+    Refusal,
+    Round,
+    Stream,
+    Tokens,
+    Welcome,
+    decode,
+    encode,
+)
 from device_runtime.protocol.randomness import device_coins
 from device_runtime.protocol.sampling import Sampling
 from device_runtime.protocol.schemes import scheme_named
@@ -41,54 +54,98 @@ SLM = (LLM + random_table(VOCAB, seed=2, spread=1.0)).astype(np.float32)
 PROMPT = [3, 1, 4]
 
 
-@dataclass
-class Faults:
-    """What goes wrong, by the number of the message that comes up (the first hello is 0)."""
+class Fault(Enum):
+    """What goes wrong with a message that comes up."""
 
-    drop_before: set[int] = field(default_factory=set)
+    DROP_BEFORE = auto()
     """The connection breaks before the edge sees the message."""
-    drop_after: set[int] = field(default_factory=set)
+    DROP_AFTER = auto()
     """The edge works on the message, but its answer is lost."""
-    restart: set[int] = field(default_factory=set)
-    """As drop_after; the edge forgets every session, too."""
-    forget: set[int] = field(default_factory=set)
+    RESTART = auto()
+    """As DROP_AFTER; the edge forgets every session, too."""
+    FORGET = auto()
     """The edge loses the tokens of the session and keeps the connection."""
+    BUSY = auto()
+    """The edge does nothing, and says when to ask again."""
+    DRAINING = auto()
+    """The edge does nothing, says that it shuts down, and closes."""
+    INTERNAL = auto()
+    """As DRAINING, of a failure of its own."""
+    CUT_STREAM = auto()
+    """The connection breaks after the first answers to a message."""
+    END_STREAM = auto()
+    """As CUT_STREAM, after the edge, which drains, has ended the stream in good order."""
+
+
+LOSSES = (Fault.DROP_BEFORE, Fault.DROP_AFTER, Fault.RESTART)
+REFUSALS = {
+    Fault.BUSY: ErrorCode.BUSY,
+    Fault.DRAINING: ErrorCode.DRAINING,
+    Fault.INTERNAL: ErrorCode.INTERNAL,
+}
+NUM_BEFORE_THE_END = 3
+"""Answers of a stream before it is cut or ended."""
+
+Faults = Mapping[int, Fault]
+"""By the number of the message that comes up; the first hello is 0."""
+NONE: Faults = {}
+
+
+def storm(seed: int) -> Faults:
+    """Something goes wrong with a third of all messages."""
+    random = Random(seed)
+    kinds = list(Fault)
+    return {number: random.choice(kinds) for number in range(1, 2000) if random.random() < 0.33}
 
 
 class FaultyEdge:
     """A table edge behind aiohttp's own WebSocket server."""
 
-    def __init__(self, faults: Faults, **edge: object) -> None:
+    def __init__(self, faults: Faults) -> None:
         self._faults = faults
-        self._edge = edge
         self._edges: dict[bytes, TableEdge] = {}
         self.received: list[object] = []
 
     async def handle(self, request: web.Request) -> web.WebSocketResponse:
         socket = web.WebSocketResponse(compress=False)
         await socket.prepare(request)
-        edge = TableEdge(LLM, **self._edge)  # type: ignore[arg-type]
+        edge = TableEdge(LLM)
         async for message in socket:
             assert message.type is WSMsgType.BINARY
-            number = len(self.received)
+            fault = self._faults.get(len(self.received))
             self.received.append(decode(message.data))
-            if number in self._faults.drop_before:
+            if fault is Fault.DROP_BEFORE:
+                break
+            if fault in REFUSALS:
+                await socket.send_bytes(encode(Refusal(REFUSALS[fault], 0.01)))
+                if fault is Fault.BUSY:
+                    continue
                 break
             edge = self._resumed(self.received[-1], edge)
-            if number in self._faults.forget:
+            if fault is Fault.FORGET:
                 edge.session.tokens.truncate(0)
-            try:
-                answers = edge.answers(message.data)
-            except RemoteError as error:
-                answers = [encode(Refusal(error.code))]
-            if number in self._faults.restart:
-                self._edges.clear()
-                edge = TableEdge(LLM)
-            if number in self._faults.drop_after | self._faults.restart:
-                break
+            answers = self._answers(edge, message.data, fault)
             for answer in answers:
                 await socket.send_bytes(answer)
+            if fault not in (None, Fault.FORGET):
+                break
         return socket
+
+    def _answers(self, edge: TableEdge, data: bytes, fault: Fault | None) -> list[bytes]:
+        """What is sent back, if it is."""
+        try:
+            answers = edge.answers(data)
+        except RemoteError as error:
+            answers = [encode(Refusal(error.code))]
+        if fault is Fault.RESTART:
+            self._edges.clear()
+        if fault in LOSSES:
+            return []
+        is_cut = fault in (Fault.CUT_STREAM, Fault.END_STREAM)
+        if not is_cut or len(answers) <= NUM_BEFORE_THE_END:
+            return answers
+        end = [encode(Tokens((), last=True))] if fault is Fault.END_STREAM else []
+        return answers[:NUM_BEFORE_THE_END] + end
 
     def _resumed(self, message: object, edge: TableEdge) -> TableEdge:
         known = self._edges.get(getattr(message, "resume_token", b""))
@@ -128,6 +185,7 @@ async def write(
     prompt: Sequence[int] = PROMPT,
     device: tuple[DeviceSession, TableDrafter] | None = None,
     times: RoundTimes | None = None,
+    patience_s: float = 10.0,
 ) -> Outcome:
     """One answer through a faulty edge."""
     server = FaultyEdge(faults)
@@ -137,7 +195,7 @@ async def write(
     counts = Counts()
     transcript = Transcript(Detokenizer(spell, stops), frozenset(generation.end_ids), num_tokens)
     async with TestServer(app) as http:
-        settings = LinkSettings(str(http.make_url("/")), patience_s=5.0)
+        settings = LinkSettings(str(http.make_url("/")), patience_s=patience_s)
         async with EdgeLink(settings, session) as link:
             session.append(prompt)
             coins = device_coins(5)
@@ -163,20 +221,20 @@ def begin(scheme: str = "dssd-thinned", temperature: float = 1.0) -> Generation:
 
 
 async def test_an_answer_has_the_length_asked_for() -> None:
-    outcome = await write(Faults(), begin())
+    outcome = await write(NONE, begin())
     assert len(outcome.tokens) == 30
     assert outcome.transcript.finish_reason is FinishReason.LENGTH
     assert outcome.text == "".join(spell(token_id).decode() for token_id in outcome.tokens)
 
 
 @pytest.mark.parametrize("scheme", ["dssd-thinned", "coupled"])
-@pytest.mark.parametrize("kind", ["drop_before", "drop_after", "restart", "forget"])
-async def test_a_fault_at_any_message_leaves_the_text_as_it_was(scheme: str, kind: str) -> None:
-    undisturbed = await write(Faults(), begin(scheme), num_tokens=16)
+@pytest.mark.parametrize("fault", [*LOSSES, *REFUSALS, Fault.FORGET])
+async def test_a_fault_at_any_message_leaves_the_text_as_it_was(scheme: str, fault: Fault) -> None:
+    undisturbed = await write(NONE, begin(scheme), num_tokens=16)
     # Message 0 is the hello, 1 the begin, before which there is nothing to forget.
-    for number in range(2 if kind == "forget" else 1, len(undisturbed.server.received) - 1):
-        outcome = await write(Faults(**{kind: {number}}), begin(scheme), num_tokens=16)
-        assert outcome.tokens == undisturbed.tokens, (kind, number)
+    for number in range(2 if fault is Fault.FORGET else 1, len(undisturbed.server.received) - 1):
+        outcome = await write({number: fault}, begin(scheme), num_tokens=16)
+        assert outcome.tokens == undisturbed.tokens, number
         assert len(outcome.server.received) > len(undisturbed.server.received)
 
 
@@ -216,10 +274,10 @@ class MeetingSession(DeviceSession):
 @pytest.mark.parametrize("scheme", ["dssd-thinned", "coupled"])
 async def test_a_block_drafted_while_the_edge_is_told_everything_anew_fits(scheme: str) -> None:
     """The first block is drafted beside `Begin`; its message must not be built beside it."""
-    undisturbed = await write(Faults(), begin(scheme))
+    undisturbed = await write(NONE, begin(scheme))
     drafter = HeldDrafter()
     session = MeetingSession(drafter, len(PROMPT) + 2)  # the last of three drafts is not run
-    outcome = await write(Faults(restart={1}), begin(scheme), device=(session, drafter))
+    outcome = await write({1: Fault.RESTART}, begin(scheme), device=(session, drafter))
     assert drafter.go.is_set()
     assert outcome.tokens == undisturbed.tokens
     assert outcome.counts == undisturbed.counts
@@ -229,7 +287,7 @@ async def test_a_block_drafted_while_the_edge_is_told_everything_anew_fits(schem
 
 async def test_the_clocks_readings_follow_each_other() -> None:
     times = RoundTimes()
-    await write(Faults(), begin(), times=times)
+    await write(NONE, begin(), times=times)
     assert len(times.clocks) > 3
     for clock in times.clocks:
         (sent_s, answered_s), *_ = clock.exchanges
@@ -239,38 +297,77 @@ async def test_the_clocks_readings_follow_each_other() -> None:
         assert earlier.exchanges[-1][1] <= later.start_s
 
 
-@pytest.mark.parametrize("kind", ["drop_after", "restart"])
-async def test_an_edge_only_stream_survives_a_fault(kind: str) -> None:
-    undisturbed = await write(Faults(), begin("coupled"), edge_only=True)
-    outcome = await write(Faults(**{kind: {2}}), begin("coupled"), edge_only=True)
+@pytest.mark.parametrize("fault", list(Fault))
+async def test_an_edge_only_stream_survives_a_fault(fault: Fault) -> None:
+    undisturbed = await write(NONE, begin("coupled"), edge_only=True)
+    outcome = await write({2: fault}, begin("coupled"), edge_only=True)
     assert isinstance(outcome.server.received[2], Stream)
+    assert outcome.tokens == undisturbed.tokens
+    assert outcome.transcript.finish_reason is FinishReason.LENGTH
+
+
+@pytest.mark.parametrize("edge_only", [False, True])
+@pytest.mark.parametrize("scheme", ["dssd-thinned", "coupled"])
+@pytest.mark.parametrize("seed", range(5))
+async def test_a_storm_of_faults_leaves_the_text_as_it_was(
+    seed: int, scheme: str, edge_only: bool
+) -> None:
+    generation = begin(scheme)
+    undisturbed = await write(NONE, generation, edge_only=edge_only)
+    at_least = {2: Fault.CUT_STREAM} if edge_only else {}  # a stream is few messages
+    outcome = await write({**storm(seed), **at_least}, generation, edge_only=edge_only)
+    assert len(outcome.server.received) > len(undisturbed.server.received)
+    assert outcome.tokens == undisturbed.tokens
+    assert outcome.transcript.finish_reason is FinishReason.LENGTH
+
+
+async def test_an_edge_restarted_and_then_busy_is_told_everything() -> None:
+    """The session is new, and the message that tells it of the text is refused once or lost."""
+    undisturbed = await write(NONE, begin())
+    for again in (Fault.BUSY, Fault.DROP_BEFORE, Fault.DROP_AFTER, Fault.INTERNAL):
+        faults = {4: Fault.RESTART, 6: again}
+        outcome = await write(faults, begin())
+        assert [type(m) for m in outcome.server.received[4:7]] == [Round, Hello, Begin]
+        assert outcome.tokens == undisturbed.tokens
+
+
+@pytest.mark.parametrize("fault", [Fault.BUSY, Fault.DRAINING, Fault.INTERNAL])
+async def test_what_stays_in_the_way_ends_the_answer_with_the_patience(fault: Fault) -> None:
+    faults = dict.fromkeys(range(4, 2000), fault)
+    with pytest.raises(EdgeLostError, match=re.escape(SENTENCES[REFUSALS[fault]])):
+        await write(faults, begin(), patience_s=0.3)
+
+
+async def test_a_refused_hello_is_asked_again() -> None:
+    undisturbed = await write(NONE, begin())
+    outcome = await write({0: Fault.BUSY, 1: Fault.BUSY}, begin())
     assert outcome.tokens == undisturbed.tokens
 
 
 async def test_coupled_text_is_the_edges_own() -> None:
-    alone = await write(Faults(), begin("coupled"), edge_only=True)
+    alone = await write(NONE, begin("coupled"), edge_only=True)
     for gamma in (0, 1, 5):
-        assert (await write(Faults(), begin("coupled"), gamma)).tokens == alone.tokens
+        assert (await write(NONE, begin("coupled"), gamma)).tokens == alone.tokens
 
 
 @pytest.mark.parametrize("edge_only", [False, True])
 async def test_a_stop_string_ends_the_text_and_both_lists(edge_only: bool) -> None:
-    whole = await write(Faults(), begin("coupled"), edge_only=edge_only)
+    whole = await write(NONE, begin("coupled"), edge_only=edge_only)
     for start in range(0, 12, 3):
         stop = whole.text[start : start + 3]
-        outcome = await write(Faults(), begin("coupled"), stops=(stop,), edge_only=edge_only)
+        outcome = await write(NONE, begin("coupled"), stops=(stop,), edge_only=edge_only)
         assert outcome.text == whole.text[: whole.text.index(stop)]
         assert outcome.tokens == whole.tokens[: len(outcome.text)]
         assert outcome.transcript.finish_reason is FinishReason.END
 
 
 async def test_an_end_token_is_kept_and_not_shown() -> None:
-    whole = await write(Faults(), begin("coupled"))
+    whole = await write(NONE, begin("coupled"))
     end = whole.tokens[7]
     stop = whole.tokens.index(end)
     generation = Generation(scheme_named("coupled"), Sampling(), 77, (end,))
     for edge_only in (False, True):
-        outcome = await write(Faults(), generation, edge_only=edge_only)
+        outcome = await write(NONE, generation, edge_only=edge_only)
         assert outcome.tokens == whole.tokens[: stop + 1]
         assert outcome.text == whole.text[:stop]
         assert outcome.transcript.finish_reason is FinishReason.END
@@ -287,12 +384,10 @@ async def test_a_prompt_that_does_not_fit_is_refused_before_anything_is_done(
     for length in (context_len, context_len + 1):
         expected = rf"the prompt has {length} tokens, .* context of {context_len}.*; shorten"
         with pytest.raises(ConfigError, match=expected):
-            await write(
-                Faults(), begin(), device=(session, drafter), prompt=fitting[:length], **who
-            )
+            await write(NONE, begin(), device=(session, drafter), prompt=fitting[:length], **who)
         session = a_session()
     assert drafter.num_run == 0
-    outcome = await write(Faults(), begin(), prompt=fitting[: context_len - 1], **who)
+    outcome = await write(NONE, begin(), prompt=fitting[: context_len - 1], **who)
     assert len(outcome.tokens) == 1
 
 
@@ -302,8 +397,8 @@ async def test_every_arm_ends_where_the_context_ends(gamma: int) -> None:
     greedy = begin("dssd-thinned", temperature=0.0)
     for num_left in range(1, 10):
         prompt = (PROMPT * 171)[: 512 - num_left]
-        alone = await write(Faults(), greedy, edge_only=True, prompt=prompt)
-        split = await write(Faults(), greedy, gamma, prompt=prompt)
+        alone = await write(NONE, greedy, edge_only=True, prompt=prompt)
+        split = await write(NONE, greedy, gamma, prompt=prompt)
         assert len(alone.tokens) == num_left and split.tokens == alone.tokens
         assert split.text == alone.text
         assert split.transcript.finish_reason is alone.transcript.finish_reason

@@ -188,7 +188,7 @@ async def reads_nothing(socket: Socket, session: DeviceSession, transport: Any) 
 
 async def sends_half_a_message(socket: Socket, session: DeviceSession, transport: Any) -> None:
     """A frame of 256 bytes ends after three of them."""
-    assert session.generating and not socket.closed
+    assert session.boundary and not socket.closed
     transport.write(b"\x82\xfe\x01\x00mask\x00\x01\x02")
 
 

@@ -20,7 +20,7 @@ from device_runtime.protocol.wire import Reader, Writer, malformed
 __all__ = [
     "MAX_GAMMA", "MAX_MESSAGE_BYTES", "PROTOCOL_VERSION", "Begin", "Begun", "Cancel", "Close",
     "Ending", "Flags", "Hello", "Kind", "Message", "More", "Refusal", "Round", "Stream", "Tokens",
-    "Verdict", "Welcome", "decode", "encode", "refusal_code",
+    "Verdict", "Welcome", "decode", "encode", "refusal",
 ]  # fmt: skip
 
 PROTOCOL_VERSION = 1
@@ -76,9 +76,9 @@ def decode(data: bytes) -> Message:
     return message
 
 
-def refusal_code(data: bytes) -> ErrorCode | None:
-    """The code of a refusal; None for any other bytes."""
+def refusal(data: bytes) -> Refusal | None:
+    """The refusal that these bytes are; None for any others."""
     if data[1:2] != bytes([Kind.ERROR]):
         return None
     message = decode(data)
-    return message.code if isinstance(message, Refusal) else None
+    return message if isinstance(message, Refusal) else None
