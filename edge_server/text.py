@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from secrets import token_hex
 from typing import Any, TypeVar
@@ -25,13 +26,13 @@ class PromptError(TandemError, ValueError):
 
 
 class EdgeText:
-    """A checkpoint's tokenizer and chat template. One thread at a time: use `in_thread`."""
+    """A checkpoint's tokenizer and chat template. One thread at a time, so all goes `in_thread`."""
 
     def __init__(self, codec: TextCodec, fast: Any) -> None:
         """fast: the same tokenizer as transformers opens it; it renders chats."""
         self._codec = codec
         self._fast = fast
-        self._lock = asyncio.Lock()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="text")
 
     @classmethod
     def open(cls, folder: Path) -> EdgeText:
@@ -42,8 +43,7 @@ class EdgeText:
 
     async def in_thread(self, work: Callable[[], T]) -> T:
         """Long texts take a while: they must not hold up the event loop."""
-        async with self._lock:
-            return await asyncio.to_thread(work)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     def prompt_ids(self, text: str) -> list[int]:
         """A whole text, with the model's start token if it has one; PromptError on an empty one."""

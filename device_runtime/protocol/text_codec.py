@@ -132,7 +132,8 @@ class TextCodec:
 
     def _encode(self, text: str, *, specials: bool) -> Any:
         self._inner.encode_special_tokens = not specials
-        return self._inner.encode(text, add_special_tokens=False)
+        # As a batch of one: `encode` keeps the interpreter to itself, seconds for a long text.
+        return self._inner.encode_batch([text], add_special_tokens=False)[0]
 
     def _start_ids(self) -> list[int]:
         """Special tokens that the tokenizer puts before a text. One put after it would end it."""

@@ -284,7 +284,11 @@ async def test_completions_and_sessions_share_batches(
         session.receive_begun(await socket.receive_bytes())
         slow_engine.gate.clear()
         num_before = len(slow_engine.batches)
-        asked = [asyncio.ensure_future(served.complete(seed=i)) for i in range(4)]
+        asked = [asyncio.ensure_future(served.complete(seed=0))]
+        await until(
+            lambda: len(slow_engine.batches) > num_before
+        )  # held; the others come behind it
+        asked += [asyncio.ensure_future(served.complete(seed=i)) for i in range(1, 4)]
         await until(lambda: served.edge.replicas.num_waiting == 4)
         block = [Drafted(7), Drafted(8)]
         await socket.send_bytes(session.round(block, Ask()))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -103,3 +105,34 @@ def test_names_of_tokens(checkpoint: Callable[[str], Path]) -> None:
     (half, *_) = text.prompt_ids("\N{SNOWMAN}")
     assert text.token_name(half) == "\N{REPLACEMENT CHARACTER}"
     assert text.token_bytes(half)[:1] == "\N{SNOWMAN}".encode()[:1]
+
+
+async def test_a_long_text_does_not_hold_up_the_event_loop(folder: Path) -> None:
+    text = EdgeText.open(folder)
+    long = "so it goes on and on " * 100_000
+    work = asyncio.ensure_future(text.in_thread(lambda: text.prompt_ids(long)))
+    num_turns = 0
+    while not work.done():
+        await asyncio.sleep(0.001)
+        num_turns += 1
+    assert len(await work) > 100_000
+    assert num_turns > 20  # one or two, if the interpreter is held
+
+
+async def test_a_request_given_up_leaves_no_second_thread_at_work(folder: Path) -> None:
+    """Which tokens are special is a switch of the tokenizer: two at a time would mix them up."""
+    text = EdgeText.open(folder)
+    at_work, let_go = threading.Event(), threading.Event()
+
+    def first() -> None:
+        at_work.set()
+        assert let_go.wait(10)
+
+    given_up = asyncio.ensure_future(text.in_thread(first))
+    await asyncio.to_thread(at_work.wait)
+    given_up.cancel()
+    second = asyncio.ensure_future(text.in_thread(lambda: "done"))
+    await asyncio.sleep(0.05)
+    assert not second.done()
+    let_go.set()
+    assert await second == "done"
