@@ -24,14 +24,12 @@ from edge_server.auth import Identity
 from edge_server.endings import OverError, cancelled, deadline, idle, reason_of
 from edge_server.failures import describe
 from edge_server.front import PACE_S, Front
+from edge_server.inbox import Inbox, binary
 from edge_server.logs import SESSION
 from edge_server.scheduler import BusyError, JobTimes
 from edge_server.sessions import Held, Registry
 
 S = TypeVar("S")
-
-MAX_UNANSWERED = 8
-"""Messages that may wait for their answer; a device sends one or two."""
 
 NEVER_WAITS_BYTES = 1 << 15
 """Unsent bytes with which a send does not wait for the client, so that it needs no clock: asyncio holds
@@ -77,8 +75,7 @@ class Connection(Generic[S]):
         self._registry = registry
         self._front = front
         self._limits = limits
-        self._inbox: asyncio.Queue[tuple[bytes | None, float]] = asyncio.Queue(MAX_UNANSWERED)
-        """Messages to answer, and when each came; None stands for a text message."""
+        self._inbox = Inbox()
         self._held: Held[S] | None = None
         self._num_refusals = 0
         self._draining = False
@@ -135,12 +132,8 @@ class Connection(Generic[S]):
             message = await self._socket.receive()
             if message.type not in (WSMsgType.BINARY, WSMsgType.TEXT):
                 return
-            data = message.data if message.type is WSMsgType.BINARY else None
             self._quiet_since_s = time.monotonic()
-            try:
-                self._inbox.put_nowait((data, self._quiet_since_s))
-            except asyncio.QueueFull:
-                raise OverError(WSCloseCode.POLICY_VIOLATION, b"too many messages") from None
+            self._inbox.put(message.data if message.type is WSMsgType.BINARY else None)
 
     def _quiet_left_s(self) -> float:
         """How long the client may still say nothing; all the time there is while it waits for us."""
@@ -176,7 +169,7 @@ class Connection(Generic[S]):
             self._num_refusals = 0
 
     async def _receive(self, received: bytes | None, received_s: float) -> None:
-        data = _binary(received)
+        data = binary(received)
         if self._draining:
             raise RemoteError(ErrorCode.DRAINING)
         if self._held is None:
@@ -255,7 +248,7 @@ class Connection(Generic[S]):
             session.receive(encode(Cancel()))
         while session.state is State.STREAMING and not self._inbox.empty():
             try:
-                session.receive(_binary(self._inbox.get_nowait()[0]))
+                session.receive(self._inbox.get_nowait())
             except RemoteError as error:
                 errors.append(error)
         return errors
@@ -270,7 +263,8 @@ class Connection(Generic[S]):
             self._front.refused(error)
             retry_after_s = error.retry_after_s
         await self._send(encode(Refusal(error.code, retry_after_s)))
-        self._num_refusals += 1
+        if error.code is not ErrorCode.BUSY:  # the client did nothing wrong
+            self._num_refusals += 1
         if error.code is ErrorCode.DRAINING:
             raise OverError(WSCloseCode.GOING_AWAY, b"the edge is shutting down")
         if self._num_refusals >= self._limits.max_refusals:
@@ -292,9 +286,3 @@ class Connection(Generic[S]):
     def _number(self) -> int:
         """For logs; 0 before a session is open."""
         return self._held.number if self._held is not None else 0
-
-
-def _binary(data: bytes | None) -> bytes:
-    if data is None:
-        raise RemoteError(ErrorCode.MALFORMED, "a text message")
-    return data

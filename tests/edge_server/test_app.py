@@ -612,6 +612,13 @@ async def test_a_refusal_by_the_queue_spends_no_request(serve: Serve, engine: Ta
     second.session.receive_begun(await second.exchange(begin))
 
 
+async def test_a_client_that_waits_politely_is_never_sent_away(serve: Serve) -> None:
+    device = await connect(await serve(max_refusals=3, tokens_per_minute=10), prompt=[3] * 30)
+    await device.begin(a_generation())
+    for _ in range(10):
+        assert await device.refusal(device.session.round([Drafted(2)], Ask())) is ErrorCode.BUSY
+
+
 async def test_one_client_holds_only_its_share_of_sessions(serve: Serve, tmp_path: Path) -> None:
     tokens = ["a" * 20, "b" * 20]
     (tmp_path / "tokens").write_text("\n".join(tokens))
