@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from pathlib import Path
 
 from device_runtime.protocol.edge_states import EdgeFacts
 from device_runtime.protocol.messages.fields import MAX_END_IDS, MAX_TEXT_BYTES, MAX_TOKENS
-from device_runtime.protocol.vocabulary import Entry, read_vocabulary, vocabulary_hash
+from device_runtime.protocol.vocabulary import Entry, VocabularyHashes, read_vocabulary
 from edge_server.checkpoint import Checkpoint, CheckpointError
 
 
@@ -31,14 +30,10 @@ def edge_facts(checkpoint: Checkpoint, tokens: list[Entry], context_len: int) ->
             f"{len(tokens)} ids; correct eos_token_id in generation_config.json"
         )
 
-    @lru_cache(maxsize=64)  # clients choose the count, and hashing a vocabulary takes a while
-    def hash_of(count: int) -> bytes:
-        return vocabulary_hash(tokens[:count])
-
     return EdgeFacts(
         model=checkpoint.name.encode()[:MAX_TEXT_BYTES].decode(errors="ignore"),
         num_ids=len(tokens),
-        vocabulary_hash=hash_of,
+        vocabulary_hash=VocabularyHashes(tokens),
         context_len=min(context_len, MAX_TOKENS),
         end_ids=end_ids,
     )

@@ -28,6 +28,33 @@ def vocabulary_hash(tokens: Sequence[Entry]) -> bytes:
     A hole is one byte 0. A token is one byte, 1 or 2 if special, then the length of its UTF-8 as
     four bytes, little-endian, then the UTF-8. No sequence is the start of another one's bytes.
     """
+    return _hash_of(tokens).digest()
+
+
+class VocabularyHashes:
+    """`vocabulary_hash` of the first tokens of a list, however many are asked for, in milliseconds.
+
+    Whoever asks chooses the count: an edge must not hash 150,000 tokens for every stranger.
+    """
+
+    _STRIDE = 4096
+
+    def __init__(self, tokens: Sequence[Entry]) -> None:
+        self._tokens = tokens
+        self._hashes = [_hash_of(())]
+        """Of the first 0, 4096, 8192, … tokens."""
+        for start in range(0, len(tokens) - self._STRIDE + 1, self._STRIDE):
+            self._hashes.append(_hash_of(tokens[start : start + self._STRIDE], self._hashes[-1]))
+
+    def __call__(self, count: int) -> bytes:
+        """Over the first `count`, which must be at most all of them."""
+        nearest = count // self._STRIDE
+        rest = self._tokens[nearest * self._STRIDE : count]
+        return _hash_of(rest, self._hashes[nearest]).digest()
+
+
+def _hash_of(tokens: Sequence[Entry], before: hashlib.blake2b | None = None) -> hashlib.blake2b:
+    """The hash so far, of these tokens behind those that `before` has seen."""
     parts = []
     for token in tokens:
         if token is None:
@@ -35,7 +62,9 @@ def vocabulary_hash(tokens: Sequence[Entry]) -> bytes:
         else:
             text = token[0].encode("utf-8", "surrogatepass")
             parts += (_SPECIAL if token[1] else _PLAIN, len(text).to_bytes(4, "little"), text)
-    return hashlib.blake2b(b"".join(parts), digest_size=HASH_BYTES).digest()
+    so_far = before.copy() if before else hashlib.blake2b(digest_size=HASH_BYTES)
+    so_far.update(b"".join(parts))
+    return so_far
 
 
 def read_vocabulary(tokenizer_json: bytes) -> list[Entry]:

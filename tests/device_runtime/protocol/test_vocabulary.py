@@ -6,7 +6,12 @@ import json
 import pytest
 
 from device_runtime.protocol.errors import BundleError
-from device_runtime.protocol.vocabulary import Entry, read_vocabulary, vocabulary_hash
+from device_runtime.protocol.vocabulary import (
+    Entry,
+    VocabularyHashes,
+    read_vocabulary,
+    vocabulary_hash,
+)
 
 BASE: list[Entry] = [("<s>", True), ("a", False), None, ("é", False)]
 
@@ -66,3 +71,13 @@ def test_a_unigram_vocabulary_is_numbered_by_its_order() -> None:
 def test_what_is_no_vocabulary_is_refused(broken: bytes) -> None:
     with pytest.raises(BundleError, match=r"tokenizer\.json"):
         read_vocabulary(broken)
+
+
+@pytest.mark.parametrize("num_tokens", [0, 3, 4095, 4096, 8193])
+def test_the_hashes_of_all_beginnings_are_at_hand(num_tokens: int) -> None:
+    kinds = [None, ("a", False), ("<s>", True), ("é" * 9, False)]
+    tokens = [kinds[(index * index) % 7 % 4] for index in range(num_tokens)]
+    hashes = VocabularyHashes(tokens)
+    for count in {0, 1, num_tokens // 2, 4095, 4096, 4097, num_tokens - 1, num_tokens}:
+        if 0 <= count <= num_tokens:
+            assert hashes(count) == vocabulary_hash(tokens[:count])
