@@ -70,13 +70,8 @@ def _most_probable(law: Law, num_ids: int, count: int) -> tuple[Ids, Floats]:
 
 def _own_logprobs(judging: Judging, rows: Rows) -> None:
     """Ask for the laws and probabilities of the tokens that will stand, all of them at once."""
-    judgement = judging.judge(rows)
-    first = judging.base - judging.skipped
-    ids = list(judging.tokens[first : judging.base + judgement.num_accepted])
-    if judgement.next_token is not None:
-        ids.append(judgement.next_token)
     num_missing = 0
-    for row, token_id in enumerate(ids):
+    for row, token_id in enumerate(judging.standing(judging.judge(rows))):
         try:
             prob_of(rows.law(row, Sampling(), ()), token_id)
         except MissingError:

@@ -204,11 +204,12 @@ class EdgeSession:
 
     def _judge(self, pending: _PendingRound, rows: Rows) -> Step:
         message = pending.message
-        judgement = pending.judging.judge(rows)
-        self._advance(message, pending.judging.block, judgement)
-        new_ids = self.tokens.ids[message.base :]
-        logprobs = own_logprobs(rows, new_ids) if Flags.LOGPROBS in message.flags else ()
-        verdict = self._encode(message, judgement, logprobs)
+        judging = pending.judging
+        judgement = judging.judge(rows)
+        wanted = judging.standing(judgement) if Flags.LOGPROBS in message.flags else ()
+        verdict = self._encode(message, judgement, own_logprobs(rows, wanted))
+        # Nothing fails from here on: a round either has its verdict, or may come again.
+        self._advance(message, judging.block, judgement)
         self._verdicts[message.epoch, message.round_number] = (pending.digest, verdict)
         while len(self._verdicts) > NUM_STORED_VERDICTS:
             self._verdicts.popitem(last=False)

@@ -69,6 +69,12 @@ class Judging:
             bonus=self.bonus, streams_at=self.streams_at,
         )  # fmt: skip
 
+    def standing(self, judgement: Judgement) -> tuple[int, ...]:
+        """The tokens that stand from that of the first row on: skipped, accepted and next ones."""
+        end = self.base + judgement.num_accepted
+        ids = self.tokens[self.base - self.skipped : end]
+        return ids if judgement.next_token is None else (*ids, judgement.next_token)
+
     @property
     def is_full(self) -> bool:
         """Whether nothing may be drafted after the block."""

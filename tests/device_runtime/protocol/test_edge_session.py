@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from device_runtime.protocol.edge_session import EdgeSession
 from device_runtime.protocol.edge_states import ALLOWED, Job, State, Step
 from device_runtime.protocol.errors import ErrorCode, RemoteError
+from device_runtime.protocol.law import Law
 from device_runtime.protocol.messages import (
     Begin,
     Begun,
@@ -178,6 +181,31 @@ def test_without_a_bonus_nothing_follows() -> None:
     assert isinstance(verdict, Verdict)
     assert (verdict.num_accepted, verdict.ending) == (1, Ending.NOTHING)
     assert tuple(session.tokens.ids) == (*PROMPT, RIGHT)
+
+
+class FailingRows(TableRows):
+    """The model's own laws cannot be had; those of the generation can."""
+
+    def law(self, row: int, sampling: Sampling, generated: Sequence[int]) -> Law:
+        if sampling == Sampling():
+            raise ArithmeticError("not a number")
+        return super().law(row, sampling, generated)
+
+
+def test_a_round_whose_answer_fails_may_come_again() -> None:
+    session, undisturbed = in_state(State.READY), in_state(State.READY)
+    data = encode(a_round(RIGHT, WRONG, flags=Flags.LOGPROBS))
+    before = list(session.tokens.ids)
+    job = session.receive(data).job
+    assert job is not None
+    with pytest.raises(ArithmeticError):
+        session.commit(FailingRows(LLM, job, VOCAB))
+    assert list(session.tokens.ids) == before
+    again = session.receive(data).job
+    assert again == job
+    undisturbed.receive(data)
+    rows = TableRows(LLM, job, VOCAB)
+    assert session.commit(rows).reply == undisturbed.commit(rows).reply
 
 
 def test_a_rejection_begins_a_new_epoch() -> None:
