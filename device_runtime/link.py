@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
 import ssl
 import time
 from collections.abc import Awaitable, Callable
@@ -163,7 +164,7 @@ class EdgeLink:
         passing: tuple[type[TandemError], ...] = (EdgeLostError, RefusedError),
     ) -> T:
         """What the step gives, tried again after errors that pass for so long after the first one."""
-        deadline_s, pause_s = math.inf, 0.0
+        deadline_s, pause_s, told = math.inf, 0.0, ""
         while True:
             try:
                 return await step()
@@ -175,7 +176,9 @@ class EdgeLink:
                 wait_s = max(pause_s, getattr(error, "retry_after_s", 0.0))
                 if now_s + wait_s > deadline_s:
                     raise EdgeLostError(str(error)) from None
-                logger.warning("%s; trying again", error)
+                if str(error) != told:
+                    logger.warning("%s; trying again", error)
+                told = str(error)
             await asyncio.sleep(wait_s)
             pause_s = min(max(0.1, 2 * pause_s), 5.0)
 
@@ -242,7 +245,7 @@ class EdgeLink:
             raise _refused_upgrade(self._settings.url, error.status) from None
         except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
             raise EdgeLostError(
-                f"no edge answers at {self._settings.url} ({error}); "
+                f"no edge answers at {self._settings.url} ({_reason(error)}); "
                 "is `tandem edge` running there, and is the port open?"
             ) from None
         hello, asked_s = self.session.hello(), time.monotonic()
@@ -251,6 +254,14 @@ class EdgeLink:
         self.handshake = Handshake(time.monotonic() - asked_s, len(hello), len(welcome))
         self.session.receive_welcome(welcome)
         self._in_step = True
+
+
+def _reason(error: Exception) -> str:
+    """In the system's words, if it has any: aiohttp adds what only its authors understand."""
+    cause = getattr(error, "os_error", error)
+    number = getattr(cause, "errno", None) or 0
+    words = os.strerror(number) if number > 0 else getattr(cause, "strerror", None)
+    return words or str(error) or type(error).__name__
 
 
 def _refused_upgrade(url: str, status: int) -> TandemError:

@@ -18,7 +18,7 @@ from device_runtime.protocol.edge_states import EdgeFacts
 from device_runtime.protocol.messages import MAX_MESSAGE_BYTES
 from edge_server import openai_routes
 from edge_server.admission import Admission, Rates
-from edge_server.auth import IDENTITY, KnownTokens, bearer_auth, read_tokens_file
+from edge_server.auth import IDENTITY, KnownTokens, bearer_auth, tokens_in_force
 from edge_server.config import EdgeConfig
 from edge_server.connection import Connection, ConnectionLimits
 from edge_server.engine import TargetEngine
@@ -60,7 +60,7 @@ def make_app(
 
     ConfigError if the tokens file is no good.
     """
-    tokens = KnownTokens(read_tokens_file(Path(config.tokens_file)) if config.tokens_file else ())
+    tokens = KnownTokens(tokens_in_force(config))
     app = web.Application(
         middlewares=[_numbered(), json_errors, bearer_auth(tokens)], client_max_size=MAX_BODY_BYTES
     )

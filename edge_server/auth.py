@@ -17,6 +17,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from device_runtime.protocol.errors import ConfigError
+from edge_server.config import EdgeConfig
 
 Identity = bytes
 """What tells clients apart: the hash of their token; empty if there are no tokens. Never logged."""
@@ -24,6 +25,11 @@ Identity = bytes
 IDENTITY = web.RequestKey("identity", bytes)
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
 MIN_TOKEN_CHARS = 16
+
+
+def tokens_in_force(config: EdgeConfig) -> tuple[str, ...]:
+    """The bearer tokens that the settings name; none let everyone in. ConfigError on bad ones."""
+    return read_tokens_file(Path(config.tokens_file)) if config.tokens_file else ()
 
 
 def read_tokens_file(path: Path) -> tuple[str, ...]:

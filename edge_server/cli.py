@@ -92,8 +92,10 @@ def run(args: argparse.Namespace) -> int:
         logger.warning(
             "bearer tokens cross the network in the clear: give --tls-cert and --tls-key"
         )
+    from edge_server.auth import tokens_in_force
     from edge_server.engines import start
 
+    tokens_in_force(config)  # what is wrong with them is told before a model loads
     starting = start(config)
     # Models load in their processes while this one imports the rest: both take seconds.
     from edge_server.server import EXIT_INTERRUPTED, build, serve

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from edge_server.attention import forward_pass
 from edge_server.batch import Piece, pack
 from edge_server.blocks import ZERO_BLOCK
 from edge_server.cache import PagedCache
-from edge_server.runner import logits_dtype
+from edge_server.runner import LostRunnerError, logits_dtype
 
 
 class LocalRunner:
@@ -55,6 +56,10 @@ class LocalRunner:
 
     @torch.inference_mode()
     def run(self, pieces: Sequence[Piece]) -> Tensor:
+        with _lost_with(self.device):
+            return self._run(pieces)
+
+    def _run(self, pieces: Sequence[Piece]) -> Tensor:
         packed = pack(pieces, self.device)
         selection = {"logits_to_keep": packed.wanted} if self._selects_rows else {}
         with forward_pass(packed, self._cache):
@@ -72,3 +77,20 @@ class LocalRunner:
 
     def close(self) -> None:
         pass  # the process keeps the memory for its next model
+
+
+@contextmanager
+def _lost_with(device: torch.device) -> Iterator[None]:
+    """LostRunnerError where a GPU fails for good: after some errors it answers this process nothing."""
+    try:
+        yield
+    except RuntimeError as error:
+        if device.type == "cuda":
+            try:
+                torch.cuda.synchronize(device)
+            except RuntimeError:
+                raise LostRunnerError(
+                    f"the GPU answers nothing any more after {type(error).__name__}; start the edge "
+                    "again, and look into the driver's log (dmesg) if that does not help"
+                ) from error
+        raise

@@ -11,13 +11,12 @@ import logging
 import ssl
 from collections.abc import Callable
 from dataclasses import fields, replace
-from pathlib import Path
 
 from aiohttp import web
 
 from device_runtime.protocol.errors import ConfigError
 from edge_server.admission import Rates
-from edge_server.auth import read_tokens_file
+from edge_server.auth import tokens_in_force
 from edge_server.config import EdgeConfig
 from edge_server.state import EDGE, Edge
 from edge_server.tls import load_certificate
@@ -48,7 +47,7 @@ def reload(
         config = replace(
             edge.config, **{name: getattr(wanted, name) for name in names if name in LIVE}
         )
-        tokens = read_tokens_file(Path(config.tokens_file)) if config.tokens_file else ()
+        tokens = tokens_in_force(config)
         if tls is not None:
             load_certificate(tls, config)
     except (ConfigError, OSError, ssl.SSLError) as error:

@@ -35,7 +35,7 @@ class Replicas(Generic[S]):
 
     @property
     def num_waiting(self) -> int:
-        """Jobs that are in no batch yet."""
+        """Jobs that are not done yet."""
         return sum(scheduler.num_waiting for scheduler in self.schedulers)
 
     @property
@@ -102,4 +102,5 @@ class Replicas(Generic[S]):
                 raise
             self.close(place)
             place.scheduler, place.slot = scheduler, scheduler.open(place.tenant)
-        return await place.scheduler.run(place.slot, job, charge, times)
+        # Nothing is charged for what was lost here.
+        return await place.scheduler.run(place.slot, job, times=times)

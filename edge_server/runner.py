@@ -19,7 +19,7 @@ from edge_server.failures import DescribedError
 
 
 class LostRunnerError(DescribedError):
-    """The runner's process is gone: its engine can do no job any more."""
+    """The runner's process is gone, or its GPU broken: its engine can do no job any more."""
 
 
 class Runner(BlockStore, Protocol):

@@ -25,6 +25,9 @@ from edge_server.runner import LostRunnerError
 
 S = TypeVar("S")
 
+DOUBT_S = 10.0
+"""How long an engine whose last job failed is taken for unhealthy, if nobody tries it."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -88,7 +91,7 @@ class _Request(Generic[S]):
 
 
 class Scheduler(Generic[S]):
-    """Jobs of many sessions on one engine. Use within `running()` of an event loop."""
+    """Jobs of many sessions on one engine, while `serve` runs."""
 
     def __init__(
         self,
@@ -99,9 +102,11 @@ class Scheduler(Generic[S]):
         prefill_tokens: int,
         length_ratio: float = 0.0,
         on_batch: Callable[[Ran], None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """on_batch is told of every batch that ran; the limits are those of `edge_server.plan`."""
         self.engine = engine
+        self._clock = clock
         self.on_batch = on_batch
         self._limits = Limits(
             max_rows, max_tokens, prefill_tokens, engine.max_cached, BLOCK_LEN, length_ratio
@@ -114,15 +119,19 @@ class Scheduler(Generic[S]):
         """Of late, of the engine's time."""
         self.num_open = 0
         """Slots that were opened and not closed."""
-        self.healthy = True
-        """False after a batch failed, until one succeeds."""
+        self._doubted_until_s = 0.0
         self.stopped = False
         """True once a bug, or the loss of the runner, has ended `serve`."""
 
     @property
     def num_waiting(self) -> int:
-        """Jobs that are in no batch yet."""
+        """Jobs that are not done yet."""
         return len(self._waiting)
+
+    @property
+    def healthy(self) -> bool:
+        """False for a while after a job failed, or until one succeeds: an idle engine must be tried."""
+        return not self.stopped and self._clock() >= self._doubted_until_s
 
     def open(self, tenant: bytes = b"") -> S:
         """A slot for a session; those of one tenant may share what their texts begin with."""
@@ -167,7 +176,7 @@ class Scheduler(Generic[S]):
                 while self._tidy():
                     await self._run_batch(thread)
         except Exception:
-            self.stopped, self.healthy = True, False
+            self.stopped = True
             for request in self._waiting:
                 if not request.result.done():
                     request.result.set_exception(StoppedError())
@@ -245,12 +254,15 @@ class Scheduler(Generic[S]):
             raise  # nothing will ever succeed: `serve` ends
         except Exception as error:  # noqa: BLE001 -- whatever it is, the others must go on
             logger.error("a batch of %d jobs failed: %s", len(jobs), describe(error))  # noqa: TRY400
-            self.healthy = False
             if len(jobs) == 1:
+                self._doubted_until_s = self._clock() + DOUBT_S
                 return [error]
             alone = [await self._results(thread, [job]) for job in jobs]
-            return [result for results in alone for result in results]
-        self.healthy = True
+            results = [result for (result,) in alone]
+            if not all(isinstance(result, Exception) for result in results):
+                self._doubted_until_s = 0.0
+            return results
+        self._doubted_until_s = 0.0
         return rows
 
     def _run_engine(self, jobs: Sequence[tuple[S, Job]]) -> list[Rows]:

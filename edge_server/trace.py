@@ -8,11 +8,15 @@ can put them beside the device's own.
 from __future__ import annotations
 
 import json
+import logging
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from device_runtime.protocol.messages import Kind
 from edge_server.scheduler import JobTimes
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +59,13 @@ class Trace:
             "engine_s": times.engine_s,
             "sent_s": sent_s,
         }
-        self._file.write(f"{json.dumps(line)}\n")
+        try:
+            self._file.write(f"{json.dumps(line)}\n")
+        except OSError as error:
+            logger.error("the trace ends here: %s", error)  # noqa: TRY400 -- no bug of ours
+            with suppress(OSError):  # what is still to be written fails again
+                self._file.close()
+            self._file = None
 
 
 def read_trace(text: str) -> list[Answered]:

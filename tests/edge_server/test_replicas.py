@@ -176,3 +176,16 @@ def test_capacities_are_sums() -> None:
     assert replicas.max_cached == 128
     assert replicas.num_evictions == 3
     assert not replicas.batches_laws
+
+
+async def test_what_a_lost_replica_had_cached_is_charged_once() -> None:
+    lost, good = TableEngine(TABLE), TableEngine(TABLE)
+    replicas = replicas_of(lost, good)
+    lost.fail, lost.poison = LostRunnerError("gone"), 9
+    place, charged = replicas.open(), list[int]()
+    async with serving(replicas):
+        await replicas.run(place, Job((1, 2, 3), 1), charged.append)
+        await replicas.run(place, Job((1, 2, 3, 9), 1), charged.append)
+    assert place.scheduler is replicas.schedulers[1]
+    assert len(good.batches) == 1
+    assert charged == [3, 1]

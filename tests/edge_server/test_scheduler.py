@@ -15,7 +15,7 @@ from device_runtime.protocol.sampling import Sampling
 from device_runtime.protocol.schemes import scheme_named
 from device_runtime.protocol.verify import RoundKey
 from edge_server.blocks import BLOCK_LEN
-from edge_server.scheduler import Scheduler, StoppedError
+from edge_server.scheduler import DOUBT_S, Scheduler, StoppedError
 from tests.table_engine import TableEngine, TableSlot
 from tests.table_model import random_table
 
@@ -227,3 +227,45 @@ async def test_the_room_for_an_engine_s_own_drafts_is_planned() -> None:
         engine.gate.set()
         await asyncio.gather(*first, *later)
     assert [len(batch) for batch in engine.batches] == [1, 2, 2]
+
+
+class Clock:
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+async def test_an_idle_engine_whose_last_job_failed_is_tried_again() -> None:
+    """Where it is not ready nobody comes, so that nothing would ever show that it works."""
+    engine, clock = TableEngine(ENGINE_TABLE), Clock()
+    engine.fail, engine.poison = RuntimeError("out of luck"), 13
+    scheduler = Scheduler(engine, max_rows=8, max_tokens=300, prefill_tokens=100, clock=clock)
+    async with serving(scheduler):
+        with pytest.raises(RuntimeError):
+            await scheduler.run(scheduler.open(), Job((13,), 1))
+        healthy_at = {}
+        for clock.now_s in (DOUBT_S - 1, DOUBT_S):
+            healthy_at[clock.now_s] = scheduler.healthy
+        assert healthy_at == {DOUBT_S - 1: False, DOUBT_S: True}
+        with pytest.raises(RuntimeError):
+            await scheduler.run(scheduler.open(), Job((13,), 1))
+        assert not scheduler.healthy
+        await scheduler.run(scheduler.open(), Job((1,), 1))
+        assert scheduler.healthy
+
+
+async def test_a_bad_job_behind_good_ones_leaves_the_engine_healthy() -> None:
+    engine = TableEngine(ENGINE_TABLE)
+    engine.fail, engine.poison = RuntimeError("out of luck"), 13
+    scheduler = a_scheduler(engine)
+    async with serving(scheduler):
+        good, bad = start(
+            scheduler.run(scheduler.open(), Job((1,), 1)),
+            scheduler.run(scheduler.open(), Job((2, 13), 1)),
+        )
+        with pytest.raises(RuntimeError):
+            await bad
+        await good
+        assert [len(batch) for batch in engine.batches] == [2, 1, 1]
+        assert scheduler.healthy

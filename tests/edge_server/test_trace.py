@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
 from device_runtime.protocol.device_session import DeviceSession, Generation
@@ -60,3 +61,8 @@ async def test_a_trace_goes_on_in_the_same_file(tmp_path: Path) -> None:
     second_rounds = await answer_traced(path)
     assert path.read_text().startswith(first)
     assert len(read_trace(path.read_text())) == first_rounds + second_rounds + 2
+
+
+async def test_a_full_disk_ends_the_trace_and_no_session(caplog: pytest.LogCaptureFixture) -> None:
+    assert await answer_traced(Path("/dev/full")) > 5
+    assert caplog.text.count("the trace ends here") == 1
