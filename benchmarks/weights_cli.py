@@ -32,6 +32,7 @@ from benchmarks.progress import progress_bar
 from benchmarks.record import RESULTS_FILE, Record, write
 from device_runtime.onnx_drafter import OnnxDrafter
 from device_runtime.protocol.errors import ConfigError, TandemError
+from device_runtime.protocol.law import log_prob
 from device_runtime.settings import RuntimeSettings
 from export.choose import CALIBRATED, GRAPHS, WEIGHTS
 
@@ -163,7 +164,7 @@ def _append_places(cost: Cost, window: Sequence[int], laws: NDArray[np.float32])
         cost.run_s.append(time.perf_counter() - started_s)
         q, p = _law(row), laws[place]
         shared = min(len(p), len(q))
-        cost.nats.append(-math.log(max(q[following], 1e-300)))
+        cost.nats.append(-log_prob(q[following]))
         cost.overlap.append(float(np.minimum(p[:shared], q[:shared]).sum()))
         cost.same_choice.append(int(p.argmax()) == int(q.argmax()))
 

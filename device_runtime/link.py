@@ -24,11 +24,10 @@ import aiohttp
 from device_runtime.measured import Handshake
 from device_runtime.protocol.device_session import DeviceSession
 from device_runtime.protocol.errors import ConfigError, ErrorCode, RefusedError, TandemError
-from device_runtime.protocol.messages import MAX_MESSAGE_BYTES, refusal
+from device_runtime.protocol.messages import MAX_MESSAGE_BYTES, SESSION_PATH, refusal
 
 T = TypeVar("T")
 
-SESSION_PATH = "/v1/session"
 CLOSE_TIMEOUT_S = 2.0
 """How long an edge may take to answer our closing of a connection."""
 

@@ -23,7 +23,7 @@ from device_runtime.drafter import Drafter
 from device_runtime.protocol.device_session import DeviceSession, Generation
 from device_runtime.protocol.errors import ConfigError
 from device_runtime.protocol.grid import GRID
-from device_runtime.protocol.law import Floats, Law, prob_of
+from device_runtime.protocol.law import Floats, Law, log_prob, prob_of
 from device_runtime.protocol.randomness import Coins
 from device_runtime.protocol.sampling import Logits, Sampling, to_law
 from device_runtime.protocol.schemes import SCHEMES
@@ -109,7 +109,7 @@ class Router:
         for end in range(first, len(prompt_ids)):
             logits = drafter.append(np.array(prompt_ids[begin:end], np.int64))
             prob = prob_of(to_law(logits, Sampling(), (), num_ids), prompt_ids[end])
-            total -= math.log(max(prob, 1e-300))
+            total -= log_prob(prob)
             begin = end
         return total / (len(prompt_ids) - first) if begin else math.inf
 

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from device_runtime.drafter import Drafter
-from device_runtime.protocol.device_session import Answer, DeviceSession, Generation
+from device_runtime.protocol.device_codec import Answer
+from device_runtime.protocol.device_session import DeviceSession, Generation
 from device_runtime.protocol.law import Law
 from device_runtime.protocol.randomness import Coins
 from device_runtime.protocol.sampling import Logits, to_law

@@ -142,7 +142,7 @@ class ForeseenLaw(TorchLaw):
         return int(self._ask("coupled", (seed, position)))
 
     def draw_above(self, q: Law, uniforms: Floats) -> Ids:
-        ids: Ids = self._ask("draw_above", _Above(q, uniforms))
+        ids: Ids = self._ask("draw_above", _AboveQ(q, uniforms))
         return ids
 
     def most_probable(self, count: int) -> tuple[Ids, Floats]:
@@ -151,7 +151,7 @@ class ForeseenLaw(TorchLaw):
 
 
 @dataclass(frozen=True, slots=True)
-class _Above:
+class _AboveQ:
     """A draw from norm(max(0, p − q)): a law p is asked with the one q that its token came from."""
 
     q: Law
@@ -162,7 +162,7 @@ class _Above:
 
 
 def _key(value: Any) -> bytes:
-    return value.tobytes() if isinstance(value, (np.ndarray, _Above)) else repr(value).encode()
+    return value.tobytes() if isinstance(value, (np.ndarray, _AboveQ)) else repr(value).encode()
 
 
 def _batch(asked: Sequence[Question]) -> tuple[LawBatch, list[int]]:

@@ -15,7 +15,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from device_runtime.protocol.edge_states import EdgeFacts
-from device_runtime.protocol.messages import MAX_MESSAGE_BYTES
+from device_runtime.protocol.messages import MAX_MESSAGE_BYTES, SESSION_PATH
 from edge_server import openai_routes
 from edge_server.admission import Admission, Rates
 from edge_server.auth import IDENTITY, KnownTokens, bearer_auth, tokens_in_force
@@ -31,20 +31,18 @@ from edge_server.openai_requests import MAX_BODY_BYTES
 from edge_server.openapi import describe_api
 from edge_server.replicas import Replicas
 from edge_server.scheduler import BusyError, Ran, Scheduler
-from edge_server.sessions import Registry
+from edge_server.sessions import BUSY_RETRY_S, Registry
 from edge_server.state import EDGE, Edge, Probes
 from edge_server.status import STATUS_PATH, Status
 from edge_server.tally import BatchTally
 from edge_server.text import EdgeText
 from edge_server.trace import Trace
 
-SESSION_PATH = "/v1/session"
 METRICS_PATH = "/metrics"
 
 _CLOSE_TIMEOUT_S = 2.0
 """How long a client may take to answer our closing of a connection."""
 _EXPIRY_PERIOD_S = 15.0
-_BUSY_RETRY_S = 5.0
 
 logger = logging.getLogger(__name__)
 
@@ -191,7 +189,7 @@ async def _session(request: web.Request) -> web.StreamResponse:
     if edge.draining:
         raise draining()
     if len(edge.connections) >= 2 * config.max_sessions:
-        error = BusyError(f"{len(edge.connections)} connections are open", _BUSY_RETRY_S)
+        error = BusyError(f"{len(edge.connections)} connections are open", BUSY_RETRY_S)
         edge.metrics.refused(error)
         raise error
     socket = web.WebSocketResponse(

@@ -5,7 +5,6 @@ Without it the answers are right all the same, but each waits for the GPU, on th
 
 from __future__ import annotations
 
-import math
 from copy import copy
 from functools import partial
 
@@ -78,8 +77,3 @@ def _own_logprobs(judging: Judging, rows: Rows) -> None:
             num_missing += 1
     if num_missing:
         raise MissingError
-
-
-def logprob(prob: float) -> float:
-    """ln of a probability that rounding may have taken to 0."""
-    return math.log(max(float(prob), 1e-300))

@@ -16,10 +16,11 @@ from device_runtime.protocol.detokenizer import Detokenizer
 from device_runtime.protocol.edge_session import EdgeSession
 from device_runtime.protocol.edge_states import EdgeFacts, Rows
 from device_runtime.protocol.errors import TandemError
+from device_runtime.protocol.law import log_prob
 from device_runtime.protocol.messages import Begin, Hello, Message, Stream, encode
 from device_runtime.protocol.sampling import Sampling
 from device_runtime.protocol.schemes import SEEDED_SCHEME, scheme_named
-from edge_server.asks import asked_for_top, logprob, own_prob
+from edge_server.asks import asked_for_top, own_prob
 from edge_server.auth import Identity
 from edge_server.front import PACE_S, Front
 from edge_server.metrics import Usage
@@ -204,5 +205,5 @@ class Completion(Generic[S]):
 def token_logprob(rows: Rows, token_id: int, facts: EdgeFacts, num_top: int) -> TokenLogprob:
     """What the model itself says of the token in the only row."""
     prob, ids, probs = own_prob(rows, token_id, facts.num_ids, num_top)
-    top = zip(ids.tolist(), map(logprob, probs), strict=True)
-    return TokenLogprob(token_id, logprob(prob), tuple(top))
+    top = zip(ids.tolist(), map(log_prob, probs), strict=True)
+    return TokenLogprob(token_id, log_prob(prob), tuple(top))

@@ -41,6 +41,9 @@ HASHED_AT_ONCE = 1024
 TAKEN_OVER = 4001
 """Close code: the same session goes on over a newer connection."""
 
+SHUTTING_DOWN = OverError(WSCloseCode.GOING_AWAY, b"the edge is shutting down")
+TOKEN_GONE = OverError(WSCloseCode.POLICY_VIOLATION, b"the bearer token is no longer valid")
+
 _NEEDS_JOB = frozenset((Kind.BEGIN, Kind.ROUND, Kind.MORE, Kind.STREAM))
 
 logger = logging.getLogger(__name__)
@@ -78,7 +81,8 @@ class Connection(Generic[S]):
         self._inbox = Inbox()
         self._held: Held[S] | None = None
         self._num_refusals = 0
-        self._draining = False
+        self._leaving: OverError | None = None
+        """Why nothing new is begun."""
         self._idle = asyncio.Event()
         """Set while no message is being answered."""
         self._idle.set()
@@ -113,14 +117,14 @@ class Connection(Generic[S]):
         assert self._worker is not None
         await cancelled(self._worker)
 
-    async def drain(self, timeout_s: float) -> None:
+    async def drain(self, timeout_s: float, why: OverError = SHUTTING_DOWN) -> None:
         """Finish what is being answered, within this time, then end; nothing new is begun."""
-        self._draining = True
+        self._leaving = why
         try:
             await asyncio.wait_for(self._idle.wait(), timeout_s)
         except (TimeoutError, asyncio.TimeoutError):
             logger.warning("session %d: not done in time", self._number)
-        self._over = OverError(WSCloseCode.GOING_AWAY, b"the edge is shutting down")
+        self._over = why
         if self._worker is not None:
             await cancelled(self._worker)
 
@@ -170,7 +174,7 @@ class Connection(Generic[S]):
 
     async def _receive(self, received: bytes | None, received_s: float) -> None:
         data = binary(received)
-        if self._draining:
+        if self._leaving:
             raise RemoteError(ErrorCode.DRAINING)
         if self._held is None:
             self._held = await self._hold(data)
@@ -237,14 +241,14 @@ class Connection(Generic[S]):
     async def _pace(self) -> None:
         """A stream whose client is in debt goes on at its rate; what the device says ends the wait."""
         while wait_s := self._front.debt_s(self._identity):
-            if self._draining or not self._inbox.empty():
+            if self._leaving or not self._inbox.empty():
                 break
             await asyncio.sleep(min(wait_s, PACE_S))
 
     def _hear(self, session: EdgeSession) -> list[RemoteError]:
         """While a stream runs: take what the device says, in particular Cancel and Close."""
         errors: list[RemoteError] = []
-        if self._draining and session.state is State.STREAMING:
+        if self._leaving and session.state is State.STREAMING:
             session.receive(encode(Cancel()))
         while session.state is State.STREAMING and not self._inbox.empty():
             try:
@@ -265,8 +269,8 @@ class Connection(Generic[S]):
         await self._send(encode(Refusal(error.code, retry_after_s)))
         if error.code is not ErrorCode.BUSY:  # the client did nothing wrong
             self._num_refusals += 1
-        if error.code is ErrorCode.DRAINING:
-            raise OverError(WSCloseCode.GOING_AWAY, b"the edge is shutting down")
+        if self._leaving:
+            raise self._leaving
         if self._num_refusals >= self._limits.max_refusals:
             raise OverError(WSCloseCode.POLICY_VIOLATION, b"too many refused messages")
 

@@ -56,6 +56,11 @@ class TargetEngine(Protocol[S]):
         """How often a slot lost its memory to others."""
         ...
 
+    @property
+    def batches_laws(self) -> bool:
+        """Whether it wants to know all that will be asked of a job's rows: then it asks at once."""
+        ...
+
     def open(self, tenant: bytes = b"") -> S:
         """A slot for a new session; it costs nothing before its first job.
 

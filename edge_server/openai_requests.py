@@ -12,8 +12,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from device_runtime.protocol.errors import ConfigError
-from device_runtime.protocol.messages.fields import MAX_BIASES, MAX_TOKEN_ID, MAX_TOKENS
-from device_runtime.protocol.sampling import Sampling
+from device_runtime.protocol.messages.fields import MAX_TOKENS
+from device_runtime.protocol.sampling import MAX_BIASES, MAX_TOKEN_ID, Sampling
 
 MAX_BODY_BYTES = 4 << 20
 MAX_MESSAGES = 1024

@@ -18,6 +18,7 @@ from device_runtime.protocol.errors import ConfigError
 from edge_server.admission import Rates
 from edge_server.auth import tokens_in_force
 from edge_server.config import EdgeConfig
+from edge_server.connection import TOKEN_GONE
 from edge_server.state import EDGE, Edge
 from edge_server.tls import load_certificate
 
@@ -79,7 +80,8 @@ def _apply(edge: Edge, config: EdgeConfig, tokens: tuple[str, ...]) -> None:
         edge.admission.set_rates(rates)
     revoked = [c for c, client in edge.connections.items() if not edge.tokens.allows(client)]
     for connection in revoked:
-        edge.closing.add(task := asyncio.ensure_future(connection.drain(config.drain_timeout_s)))
+        drained = connection.drain(config.drain_timeout_s, TOKEN_GONE)
+        edge.closing.add(task := asyncio.ensure_future(drained))
         task.add_done_callback(edge.closing.discard)
     if revoked:
         logger.warning("reload: closing %d connections of tokens that are gone", len(revoked))

@@ -29,7 +29,7 @@ class Replicas(Generic[S]):
     def __init__(self, schedulers: Sequence[Scheduler[S]], max_queue: int) -> None:
         """max_queue: jobs that may wait, over all replicas."""
         self.schedulers = tuple(schedulers)
-        self.batches_laws = bool(getattr(schedulers[0].engine, "batches_laws", False))
+        self.batches_laws = schedulers[0].engine.batches_laws
         """Whether the engines want to know all that will be asked of a job's rows."""
         self._max_queue = max_queue
 

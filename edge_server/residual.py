@@ -48,7 +48,7 @@ class KnownDraftHere(KnownDraft):
     """`dsd` and its kin."""
 
     def __init__(self, scheme: KnownDraft) -> None:
-        super().__init__(scheme.name, scheme.code, scheme._codec)  # noqa: SLF001 -- a copy of it
+        super().__init__(scheme.name, scheme.code, scheme.codec)
 
     def reject(self, p: Law, drafted: Drafted, place: Place, streams: Streams, ask: Ask) -> Any:
         return replacement(p, drafted.evidence.law(), streams)

@@ -41,10 +41,6 @@ class SharedBlocks:
         """Block → when its last holder gave it back, the longest ago first, ends of texts before
         their beginnings."""
 
-    def __contains__(self, block: int) -> bool:
-        """Whether other sessions hold the block, or may come to."""
-        return block in self._nodes
-
     @property
     def num_idle(self) -> int:
         """Blocks kept that nobody holds."""

@@ -26,7 +26,8 @@ from edge_server.status import GpuStatus, Status
 from edge_server.tally import BatchTally
 from edge_server.text import EdgeText
 
-BUSY_RETRY_S = 1.0
+_COMPLETION_RETRY_S = 1.0
+"""Completions come and go; a place is soon free."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ class Edge:
     def arriving(self) -> Iterator[None]:
         """While a body is on its way; BusyError where too many are: each may hold megabytes."""
         if self.num_arriving >= 2 * self.config.max_completions:
-            raise BusyError(f"{self.num_arriving} bodies are on their way", BUSY_RETRY_S)
+            raise BusyError(f"{self.num_arriving} bodies are on their way", _COMPLETION_RETRY_S)
         self.num_arriving += 1
         try:
             yield
@@ -91,9 +92,9 @@ class Edge:
         config = self.config
         own = self.places.count(identity)
         if 0 < config.max_completions_per_token <= own:
-            raise RateError(f"{own} completions of this client run", BUSY_RETRY_S)
+            raise RateError(f"{own} completions of this client run", _COMPLETION_RETRY_S)
         if len(self.places) >= config.max_completions:
-            raise BusyError(f"{config.max_completions} completions run", BUSY_RETRY_S)
+            raise BusyError(f"{config.max_completions} completions run", _COMPLETION_RETRY_S)
         self.front.admit(identity, begins=True)
         self.places.append(identity)
         self.no_completions.clear()

@@ -8,16 +8,13 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from edge_server.tally import Tally
+
 Json = dict[str, Any]
 """A `status.Status` as JSON."""
 
 MAX_ROWS = 30
 _MINUTE_S, _HOUR_S = 60.0, 3600.0
-
-
-def written(tally: Json) -> int:
-    """Tokens that stand; as `Tally.written`."""
-    return int(tally["accepted"] + tally["bonus"] + tally["corrections"] + tally["streamed"])
 
 
 def rates(before: Json, after: Json) -> Json:
@@ -31,24 +28,26 @@ def rates(before: Json, after: Json) -> Json:
         return gain / seconds
 
     batches = after["batches"] - before["batches"]
-    old = {session["number"]: written(session["tally"]) for session in before["sessions"]}
-    evaluated = after["total"]["evaluated"] - before["total"]["evaluated"]
-    accepted = after["total"]["accepted"] - before["total"]["accepted"]
+    old, new = Tally(**before["total"]), Tally(**after["total"])
+    lately = Tally(evaluated=new.evaluated - old.evaluated, accepted=new.accepted - old.accepted)
+    had = {session["number"]: _written(session) for session in before["sessions"]}
     return {
         "seconds": seconds,
-        "tokens_per_s": (written(after["total"]) - written(before["total"])) / seconds,
-        "rounds_per_s": (after["total"]["rounds"] - before["total"]["rounds"]) / seconds,
+        "tokens_per_s": (new.written - old.written) / seconds,
+        "rounds_per_s": (new.rounds - old.rounds) / seconds,
         "model_tokens_per_s": per_second("batch_tokens"),
         "batches_per_s": per_second("batches"),
         "jobs_per_batch": (after["batch_jobs"] - before["batch_jobs"]) / batches if batches else 0,
-        "alpha": accepted / evaluated if evaluated else None,
+        "alpha": lately.alpha,
         "session_tokens_per_s": {
-            str(session["number"]): (
-                written(session["tally"]) - old.get(session["number"], 0)
-            ) / seconds
+            str(session["number"]): (_written(session) - had.get(session["number"], 0)) / seconds
             for session in after["sessions"]
         },
     }  # fmt: skip
+
+
+def _written(session: Json) -> int:
+    return Tally(**session["tally"]).written
 
 
 def frame(status: Json, now: Json) -> RenderableType:
@@ -73,7 +72,7 @@ def _head(status: Json, now: Json) -> RenderableType:
     grid.add_row(
         f"tokens/s {now['tokens_per_s']:.1f}",
         f"rounds/s {now['rounds_per_s']:.1f}",
-        f"alpha {share(now['alpha'])} now, {share(_alpha(status['total']))} since the start",
+        f"alpha {share(now['alpha'])} now, {share(Tally(**status['total']).alpha)} since the start",
     )
     grid.add_row(
         f"batch {now['jobs_per_batch']:.1f} jobs",
@@ -126,10 +125,6 @@ def _sessions(status: Json, now: Json) -> RenderableType:
     if len(busiest) > MAX_ROWS:
         table.add_row("…", f"{len(busiest) - MAX_ROWS} more")
     return table
-
-
-def _alpha(tally: Json) -> float | None:
-    return tally["accepted"] / tally["evaluated"] if tally["evaluated"] else None
 
 
 def share(value: float | None) -> str:

@@ -37,6 +37,7 @@ class TableEngine:
         """Raised by every batch that holds a job with the token `poison`."""
         self.poison = -1
         self.closed = False
+        self.batches_laws = False
         self._running = False
 
     def open(self, tenant: bytes = b"") -> TableSlot:

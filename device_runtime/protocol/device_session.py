@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
+from device_runtime.protocol.device_codec import Answer, check_ids, check_verdict, read_answer
 from device_runtime.protocol.errors import (
     ConfigError,
     ErrorCode,
@@ -40,7 +41,7 @@ from device_runtime.protocol.messages.fields import MAX_ROWS
 from device_runtime.protocol.sampling import Sampling
 from device_runtime.protocol.schemes.base import Ask, Drafted, Scheme, Vocabulary
 from device_runtime.protocol.tokens import TokenList
-from device_runtime.protocol.wire import BitWriter, Reader, malformed
+from device_runtime.protocol.wire import BitWriter, malformed
 
 M = TypeVar("M", bound=Message)
 
@@ -56,16 +57,6 @@ class Generation:
     pad_to_bytes: int = 0
     logprobs: bool = False
     """Whether the LLM's log probabilities of committed tokens are asked for."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A verdict, decoded: num_accepted stand; then a next token, a rejection, or nothing."""
-
-    num_accepted: int
-    next_token: int | None
-    rejection: Any
-    logprobs: tuple[float, ...]
 
 
 class _InFlight(NamedTuple):
@@ -214,11 +205,9 @@ class DeviceSession:
             raise LocalError(ErrorCode.UNEXPECTED_MESSAGE, "no round is in flight")
         epoch, round_number = self._in_flight.key
         verdict = self._verdict_of(data, epoch, round_number)
-        if not self._is_possible(verdict, block, self._in_flight.wants_bonus):
-            raise malformed(
-                f"{verdict.num_accepted} of {len(block)} tokens stand, then {verdict.ending.name}"
-            )
-        answer = self._decode(verdict)
+        end_ids = self._in_force().end_ids
+        check_verdict(verdict, block, end_ids, wants_bonus=self._in_flight.wants_bonus)
+        answer = self._read(verdict)
         self.tokens.append(drafted.token_id for drafted in block[: answer.num_accepted])
         if answer.next_token is not None:
             self.tokens.append([answer.next_token])
@@ -227,16 +216,6 @@ class DeviceSession:
         self._next = (epoch + 1, 0) if rejected else (epoch, round_number + 1)
         self._in_flight = None
         return answer
-
-    def _is_possible(self, verdict: Verdict, block: Sequence[Drafted], wants_bonus: bool) -> bool:
-        """Whether an edge that judges as `verify.judge_block` does can say this of the block."""
-        num_accepted = verdict.num_accepted
-        last = block[num_accepted - 1].token_id if 0 < num_accepted <= len(block) else None
-        if last in self._in_force().end_ids:
-            return verdict.ending is Ending.NOTHING
-        if num_accepted == len(block):
-            return verdict.ending is (Ending.TOKEN if wants_bonus else Ending.NOTHING)
-        return num_accepted < len(block) and verdict.ending is Ending.REJECTION
 
     def more(self, ask: Ask) -> bytes:
         """Ask for more of what the last rejection sent."""
@@ -255,7 +234,7 @@ class DeviceSession:
         verdict = self._verdict_of(data, self._next[0] - 1, self._rejected_round)
         if verdict.ending is not Ending.REJECTION or verdict.num_accepted:
             raise malformed("draws were asked for, another verdict came")
-        return self._decode(verdict).rejection
+        return self._read(verdict).rejection
 
     def stream(self, max_tokens: int) -> bytes:
         """Ask the LLM alone to go on."""
@@ -265,7 +244,7 @@ class DeviceSession:
     def receive_tokens(self, data: bytes) -> Tokens:
         """Tokens of a stream, committed. The last ones end the generation on the edge."""
         tokens = self._expect(Tokens, data)
-        self._check_ids(tokens.ids)
+        check_ids(tokens.ids, self.facts.num_ids)
         self._is_forgotten = tokens.last
         self.tokens.append(tokens.ids)
         self._num_shared = len(self.tokens)
@@ -299,21 +278,8 @@ class DeviceSession:
         self._rejected_round = round_number
         return verdict
 
-    def _decode(self, verdict: Verdict) -> Answer:
-        body = Reader(verdict.body)
-        next_token = rejection = None
-        if verdict.ending is Ending.TOKEN:
-            next_token = body.varint()
-            self._check_ids([next_token])
-        elif verdict.ending is Ending.REJECTION:
-            vocab = Vocabulary(self.facts.num_ids)
-            rejection = self._in_force().scheme.read_rejection(body, vocab)
-        body.finish()
-        return Answer(verdict.num_accepted, next_token, rejection, verdict.logprobs)
-
-    def _check_ids(self, ids: Sequence[int]) -> None:
-        if any(token_id >= self.facts.num_ids for token_id in ids):
-            raise RemoteError(ErrorCode.BAD_TOKEN_ID, "the edge sent an id outside its vocabulary")
+    def _read(self, verdict: Verdict) -> Answer:
+        return read_answer(verdict, self._in_force().scheme, Vocabulary(self.facts.num_ids))
 
     @staticmethod
     def _expect(kind: type[M], data: bytes) -> M:

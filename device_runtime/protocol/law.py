@@ -6,6 +6,7 @@ implementation (device, tests, simulator); the edge has one on torch with the sa
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import Protocol
 
@@ -169,6 +170,11 @@ def prob_of(law: Law, token_id: int) -> float:
     if isinstance(law, ArrayLaw):
         return law.prob_of(token_id)
     return float(law.prob(np.array([token_id], np.int64))[0])
+
+
+def log_prob(prob: float) -> float:
+    """ln of a probability that rounding may have taken to 0."""
+    return math.log(max(float(prob), 1e-300))
 
 
 def overlap(p: Law, q: Law) -> float:

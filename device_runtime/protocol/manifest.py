@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from device_runtime.protocol.errors import BundleError
-from device_runtime.protocol.messages.fields import MAX_TOKEN_ID
+from device_runtime.protocol.sampling import MAX_TOKEN_ID
 
 FORMAT_VERSION = 2
 

@@ -41,7 +41,7 @@ from device_runtime.protocol.tokens import TokenList
 from edge_server.app import drain, make_app
 from edge_server.auth import OPEN_PATHS
 from edge_server.config import EdgeConfig
-from edge_server.connection import HASHED_AT_ONCE, TAKEN_OVER
+from edge_server.connection import HASHED_AT_ONCE, SHUTTING_DOWN, TAKEN_OVER
 from edge_server.state import EDGE
 from tests.edge_client import SESSION_PATH, EdgeClient
 from tests.table_engine import TableEngine
@@ -764,7 +764,7 @@ async def test_a_message_behind_the_round_in_hand_is_refused_while_draining(
     await device.socket.send_bytes(device.session.begin(a_generation()))
     await until(lambda: len(engine.batches) == 1)
     connection = next(iter(client.app[EDGE].connections))
-    connection._draining = True
+    connection._leaving = SHUTTING_DOWN
     await device.socket.send_bytes(encode(Hello("again", VOCAB)))
     engine.gate.set()
     device.session.receive_begun(await device.receive())

@@ -101,7 +101,7 @@ async def test_new_tokens_are_let_in_and_old_ones_sent_away(
     (tmp_path / "tokens").write_text(NEW)
     running.reload()
     assert (await running.status(OLD), await running.status(NEW)) == (401, 200)
-    assert await device.close_code() == WSCloseCode.GOING_AWAY
+    assert await device.close_code() == WSCloseCode.POLICY_VIOLATION
     (tmp_path / "tokens").write_text(f"{NEW}\n{OLD}")
     running.reload(max_sessions=5)
     stays = await running.connect(NEW)

@@ -11,16 +11,16 @@ of the content; those behind a round lie in its block, which may end with zeros 
 from __future__ import annotations
 
 from device_runtime.protocol.errors import ErrorCode, LocalError, RemoteError
-from device_runtime.protocol.messages.fields import MAX_GAMMA, MAX_MESSAGE_BYTES, Kind
+from device_runtime.protocol.messages.fields import MAX_GAMMA, MAX_MESSAGE_BYTES, SESSION_PATH, Kind
 from device_runtime.protocol.messages.rounds import Ending, Flags, More, Round, Verdict
 from device_runtime.protocol.messages.setup import Begin, Begun, Close, Hello, Refusal, Welcome
 from device_runtime.protocol.messages.stream import Cancel, Stream, Tokens
 from device_runtime.protocol.wire import Reader, Writer, malformed
 
 __all__ = [
-    "MAX_GAMMA", "MAX_MESSAGE_BYTES", "PROTOCOL_VERSION", "Begin", "Begun", "Cancel", "Close",
-    "Ending", "Flags", "Hello", "Kind", "Message", "More", "Refusal", "Round", "Stream", "Tokens",
-    "Verdict", "Welcome", "decode", "encode", "refusal",
+    "MAX_GAMMA", "MAX_MESSAGE_BYTES", "PROTOCOL_VERSION", "SESSION_PATH", "Begin", "Begun", "Cancel",
+    "Close", "Ending", "Flags", "Hello", "Kind", "Message", "More", "Refusal", "Round", "Stream",
+    "Tokens", "Verdict", "Welcome", "decode", "encode", "refusal",
 ]  # fmt: skip
 
 PROTOCOL_VERSION = 1

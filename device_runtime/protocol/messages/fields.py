@@ -6,19 +6,19 @@ from enum import IntEnum
 from typing import TypeVar
 
 from device_runtime.protocol.errors import ConfigError, ErrorCode, RemoteError
-from device_runtime.protocol.sampling import Sampling
+from device_runtime.protocol.sampling import MAX_BIASES, MAX_TOKEN_ID, Sampling
 from device_runtime.protocol.wire import Reader, Writer, malformed
 
+SESSION_PATH = "/v1/session"
+"""Where an edge takes WebSockets."""
 MAX_MESSAGE_BYTES = 4 << 20
 """Largest message either side accepts: a whole fp32 row of 150,000 ids, with room for evidence."""
 MAX_TOKENS = 1 << 20
-MAX_TOKEN_ID = (1 << 24) - 1
 MAX_GAMMA = 64
 MAX_ROWS = 128
 """Most rows of logits one round may ask for: its block, the bonus, and log probabilities of tokens
 that the device added itself."""
 MAX_END_IDS = 64
-MAX_BIASES = 1024
 MAX_TEXT_BYTES = 256
 
 E = TypeVar("E", bound=IntEnum)

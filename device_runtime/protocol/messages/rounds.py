@@ -10,12 +10,12 @@ from device_runtime.protocol.errors import ErrorCode, RemoteError
 from device_runtime.protocol.messages.fields import (
     MAX_GAMMA,
     MAX_MESSAGE_BYTES,
-    MAX_TOKEN_ID,
     MAX_TOKENS,
     Kind,
     read_boolean,
     to_member,
 )  # fmt: skip
+from device_runtime.protocol.sampling import MAX_TOKEN_ID
 from device_runtime.protocol.wire import Reader, Writer
 
 

@@ -10,7 +10,6 @@ from device_runtime.protocol.messages.fields import (
     MAX_END_IDS,
     MAX_GAMMA,
     MAX_TEXT_BYTES,
-    MAX_TOKEN_ID,
     MAX_TOKENS,
     Kind,
     read_boolean,
@@ -20,7 +19,7 @@ from device_runtime.protocol.messages.fields import (
     write_no_flags,
     write_sampling,
 )  # fmt: skip
-from device_runtime.protocol.sampling import Sampling
+from device_runtime.protocol.sampling import MAX_TOKEN_ID, Sampling
 from device_runtime.protocol.wire import Reader, Writer
 
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from device_runtime.protocol.messages.fields import (
-    MAX_TOKEN_ID,
     MAX_TOKENS,
     Kind,
     read_boolean,
     read_no_flags,
     write_no_flags,
 )  # fmt: skip
+from device_runtime.protocol.sampling import MAX_TOKEN_ID
 from device_runtime.protocol.wire import Reader, Writer
 
 

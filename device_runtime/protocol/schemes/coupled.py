@@ -19,15 +19,12 @@ from device_runtime.protocol.schemes.base import Ask, Drafted, NoEvidence, Place
 
 def coupled_token(law: Law, place: Place) -> int:
     """Argmax of log law + shared noise over the support, the lowest id among equals."""
-    find = getattr(law, "coupled", None)
-    if (
-        find is not None
-    ):  # a law on a GPU looks there, and sends one id instead of all probabilities
+    find = getattr(law, "coupled", None)  # a law on a GPU looks there: one id crosses, not a row
+    if find is not None:
         return int(find(place.seed, place.position))
     ids = law.support()
-    return int(
-        ids[np.argmax(np.log(law.prob(ids)) + shared_gumbel(place.seed, place.position, ids))]
-    )
+    noise = shared_gumbel(place.seed, place.position, ids)
+    return int(ids[np.argmax(np.log(law.prob(ids)) + noise)])
 
 
 class Coupled(NoEvidence, TokenReply):

@@ -74,13 +74,13 @@ class KnownDraft(TokenReply):
     def __init__(self, name: str, code: int, codec: DraftCodec) -> None:
         self.name = name
         self.code = code
-        self._codec = codec
+        self.codec = codec
 
     def max_gamma(self, vocab: Vocabulary) -> int:
-        return self._codec.max_gamma(vocab)
+        return self.codec.max_gamma(vocab)
 
     def draft(self, q: Law, place: Place, coins: Coins) -> Drafted:
-        drafting = self._codec.rounded(q)
+        drafting = self.codec.rounded(q)
         return Drafted(int(coins.draw(drafting.law(), 1)[0]), drafting)
 
     def accepts(self, p: Law, drafted: Drafted, place: Place, streams: Streams) -> bool:
@@ -97,14 +97,14 @@ class KnownDraft(TokenReply):
 
     def write_evidence(self, bits: BitWriter, block: Sequence[Drafted], vocab: Vocabulary) -> None:
         for drafted in block:
-            self._codec.write(bits, drafted.evidence, vocab)
+            self.codec.write(bits, drafted.evidence, vocab)
 
     def read_evidence(
         self, bits: BitReader, token_ids: Sequence[int], vocab: Vocabulary
     ) -> tuple[Drafted, ...]:
         block = []
         for token_id in token_ids:
-            drafting = self._codec.read(bits, vocab)
+            drafting = self.codec.read(bits, vocab)
             if token_id not in drafting.ids:
                 raise malformed("a drafted token has no weight in the law it came with")
             block.append(Drafted(token_id, drafting))

@@ -135,7 +135,7 @@ class DraftedBeforeRounding(KnownDraft):
     """Drafts from q and sends q̂."""
 
     def draft(self, q: Law, place: Place, coins: Coins) -> Drafted:
-        return Drafted(int(coins.draw(q, 1)[0]), self._codec.rounded(q))
+        return Drafted(int(coins.draw(q, 1)[0]), self.codec.rounded(q))
 
 
 class WrappedCoins:

@@ -12,9 +12,8 @@ from device_runtime.protocol.edge_session import EdgeSession
 from device_runtime.protocol.errors import ConfigError, ErrorCode, LocalError
 from device_runtime.protocol.law import ArrayLaw
 from device_runtime.protocol.messages import MAX_GAMMA, Round, encode
-from device_runtime.protocol.messages.fields import MAX_TOKEN_ID
 from device_runtime.protocol.randomness import device_coins
-from device_runtime.protocol.sampling import Sampling
+from device_runtime.protocol.sampling import MAX_TOKEN_ID, Sampling
 from device_runtime.protocol.schemes import SCHEMES, check_gamma
 from device_runtime.protocol.schemes.base import Place, Scheme, Vocabulary
 from device_runtime.protocol.wire import BitWriter
