@@ -79,7 +79,7 @@ def _add_serving_arguments(parser: argparse.ArgumentParser, default: EdgeConfig)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until SIGTERM (0) or SIGINT (130); both finish the rounds in hand."""
+    """Serve until SIGTERM (0) or SIGINT (130); both finish the rounds in hand. 1: no model is left."""
 
     def read() -> EdgeConfig:
         return load_config(args.config, {name: getattr(args, name) for name in _FLAGS})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -47,6 +48,10 @@ class Replicas(Generic[S]):
     def stopped(self) -> bool:
         """Whether a replica has ended for good: the others have its sessions, and too much to do."""
         return any(scheduler.stopped for scheduler in self.schedulers)
+
+    async def none_left(self) -> None:
+        """Wait until all have ended for good."""
+        await asyncio.gather(*(scheduler.over.wait() for scheduler in self.schedulers))
 
     @property
     def max_cached(self) -> int:

@@ -121,7 +121,9 @@ class Scheduler(Generic[S]):
         """Slots that were opened and not closed."""
         self._doubted_until_s = 0.0
         self.stopped = False
-        """True once a bug, or the loss of the runner, has ended `serve`."""
+        """True once a bug, or the loss of the runner, has ended `serve`: no job will ever run again."""
+        self.over = asyncio.Event()
+        """Set when `serve` has tidied up after that."""
 
     @property
     def num_waiting(self) -> int:
@@ -187,6 +189,8 @@ class Scheduler(Generic[S]):
             self._waiting.clear()
             self._closing.clear()
             await asyncio.to_thread(thread.shutdown)
+            if self.stopped:
+                self.over.set()
 
     def _tidy(self) -> bool:
         """Free slots and drop what nobody waits for; whether a job is left. The engine is idle."""

@@ -17,13 +17,14 @@ from pathlib import Path
 from aiohttp import web
 from aiohttp.web_log import AccessLogger
 
+from device_runtime.protocol.errors import TandemError
 from edge_server.app import drain, make_app
 from edge_server.config import EdgeConfig
 from edge_server.engines import Starting
 from edge_server.facts import edge_facts
 from edge_server.gauges import gpu_probe, used_tokens
 from edge_server.reload import reload
-from edge_server.state import Probes
+from edge_server.state import EDGE, Probes
 from edge_server.text import EdgeText
 
 EXIT_INTERRUPTED = 130
@@ -34,6 +35,16 @@ _LAST_WORDS_S = 5.0
 _MAX_HEADERS = 64
 """Of a request, each at most 8,190 bytes, which is aiohttp's own limit."""
 logger = logging.getLogger(__name__)
+
+
+class NoReplicaError(TandemError):
+    """Every engine has ended."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the model can run no more, for the reason that the log names; start the edge again (a "
+            "supervisor does so on this exit code)"
+        )
 
 
 def build(starting: Starting) -> tuple[web.Application, dict[str, object]]:
@@ -79,7 +90,10 @@ async def serve(
     *,
     as_json: bool,
 ) -> signal.Signals:
-    """Listen until a signal comes; the signal. SIGHUP has the settings read again."""
+    """Listen until a signal comes; the signal. SIGHUP has the settings read again.
+
+    NoReplicaError where no model is left to serve, once everyone has been told to go on elsewhere.
+    """
     loop = asyncio.get_running_loop()
     stop: asyncio.Future[signal.Signals] = loop.create_future()
 
@@ -102,9 +116,13 @@ async def serve(
         host, port = runner.addresses[0][:2]
         host = f"[{host}]" if ":" in host else host
         _announce(f"http{'s' if tls else ''}://{host}:{port}", summary, as_json=as_json)
-        number = await stop
+        none_left = asyncio.ensure_future(app[EDGE].replicas.none_left())
+        await asyncio.wait((stop, none_left), return_when=asyncio.FIRST_COMPLETED)
         await drain(app)
-        return number
+        if none_left.done():
+            raise NoReplicaError
+        none_left.cancel()
+        return await stop
     finally:
         await runner.cleanup()
 

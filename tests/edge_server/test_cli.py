@@ -104,6 +104,28 @@ async def test_replicas_serve_side_by_side_and_a_lost_one_is_told(
     assert "stopped: LostRunnerError (the process" in capfd.readouterr().err
 
 
+async def test_an_edge_whose_last_replica_is_lost_ends(
+    checkpoint: Callable[[str], Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing but a new start helps, and supervisors look at the exit code."""
+    body = {"model": "llama", "prompt": "x", "max_tokens": 12, "seed": 1}
+    with started(checkpoint("llama")) as (process, ready):
+        async with (
+            aiohttp.ClientSession(ready["url"]) as http,
+            http.ws_connect("/v1/session") as socket,
+        ):
+            await socket.send_bytes(encode(Hello("test", NUM_TOKENS)))
+            assert isinstance(decode(await socket.receive_bytes()), Welcome)
+            os.kill(children_of(process.pid)[0], signal.SIGKILL)
+            assert await complete(http, body) == (500, "")
+            message = await socket.receive(20)
+            assert message.data == aiohttp.WSCloseCode.GOING_AWAY
+        assert await asyncio.to_thread(process.wait, 20) == 1
+    error = capfd.readouterr().err
+    assert "stopped: LostRunnerError (the process" in error
+    assert "tandem: the model can run no more" in error
+
+
 async def complete(http: aiohttp.ClientSession, body: dict[str, Any]) -> tuple[int, str]:
     """Status and text."""
     async with http.post("/v1/completions", json=body) as answer:
