@@ -41,6 +41,10 @@ logger = logging.getLogger(__name__)
 class EdgeLostError(TandemError, ConnectionError):
     """The edge cannot be reached, or no longer answers."""
 
+    def __init__(self, what: str, hint: str = "") -> None:
+        self.what = what
+        super().__init__(f"{what}; {hint}" if hint else what)
+
 
 def may_pass(error: TandemError) -> bool:
     """Whether trying again later can help."""
@@ -173,11 +177,13 @@ class EdgeLink:
                 now_s = time.monotonic()
                 deadline_s = min(deadline_s, now_s + patience_s)
                 wait_s = max(pause_s, getattr(error, "retry_after_s", 0.0))
+                what = error.what if isinstance(error, EdgeLostError) else str(error)
                 if now_s + wait_s > deadline_s:
-                    raise EdgeLostError(str(error)) from None
-                if str(error) != told:
-                    logger.warning("%s; trying again", error)
-                told = str(error)
+                    gave_up = f"gave up after {patience_s:g} s (--edge-patience)"
+                    raise EdgeLostError(what, gave_up if patience_s else "") from None
+                if what != told:
+                    logger.warning("%s; trying again", what)
+                told = what
             await asyncio.sleep(wait_s)
             pause_s = min(max(0.1, 2 * pause_s), 5.0)
 
@@ -244,8 +250,8 @@ class EdgeLink:
             raise _refused_upgrade(self._settings.url, error.status) from None
         except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
             raise EdgeLostError(
-                f"no edge answers at {self._settings.url} ({_reason(error)}); "
-                "is `tandem edge` running there, and is the port open?"
+                f"no edge answers at {self._settings.url} ({_reason(error)})",
+                "is `tandem edge` running there, and is the port open?",
             ) from None
         hello, asked_s = self.session.hello(), time.monotonic()
         await self.send(hello)
@@ -267,5 +273,5 @@ def _refused_upgrade(url: str, status: int) -> TandemError:
     if status in (401, 403):
         return ConfigError(f"{url} wants a valid bearer token; pass it with --token-file")
     if status == 429 or status >= 500:  # the edge's own, or a proxy's whose edge is away
-        return EdgeLostError(f"{url} is at its limit or away (HTTP {status}); try again later")
+        return EdgeLostError(f"{url} is at its limit or away (HTTP {status})", "try again later")
     return ConfigError(f"{url} is no Tandem edge: it answered HTTP {status} to {SESSION_PATH}")
