@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from device_runtime.protocol.errors import TandemError
+from device_runtime.protocol.rope_parameters import longrope_limit
 
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _WEIGHTS = "model.safetensors"
@@ -58,15 +59,9 @@ class Checkpoint:
             raise CheckpointError(
                 f"{self.folder}/config.json states no context length; add max_position_embeddings"
             )
-        rope = self.config.get("rope_scaling") or self.config.get("rope_parameters") or {}
-        original = self.config.get("original_max_position_embeddings") or rope.get(
-            "original_max_position_embeddings"
-        )
-        # Beyond the original length it changes its rotary factors by the longest text of a batch,
+        # Beyond its limit a longrope model changes its rotary factors by the longest text of a batch,
         # which would let one session change the text of another.
-        if "longrope" in (rope.get("rope_type"), rope.get("type")) and original:
-            return min(stated[0], int(original))
-        return int(stated[0])
+        return min(stated[0], longrope_limit(self.config) or stated[0])
 
     @property
     def end_ids(self) -> tuple[int, ...]:

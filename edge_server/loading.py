@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
 from device_runtime.protocol.edge_states import Job
 from device_runtime.protocol.foreign_code import foreign_code
+from device_runtime.protocol.rope_parameters import tell_transformers_4
 from edge_server.attention import NAME
 from edge_server.blocks import num_blocks_for
 from edge_server.checkpoint import Checkpoint, CheckpointError
@@ -86,6 +88,7 @@ def load_model(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device)
     try:
         model, report = load(
             folder,
+            config=_config(checkpoint),
             dtype=dtype,
             attn_implementation=NAME,
             trust_remote_code=False,
@@ -98,6 +101,8 @@ def load_model(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device)
             f"models of the kind {checkpoint.config['model_type']} choose their attention by "
             f"themselves ({error}); serve one that uses transformers' attention interface"
         ) from error
+    except CheckpointError:
+        raise
     except (ValueError, OSError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(
             f"{folder} cannot be loaded as a causal language model ({_first_line(error)})"
@@ -110,6 +115,19 @@ def load_model(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device)
         )
     loaded: PreTrainedModel = model.to(device).eval().requires_grad_(requires_grad=False)
     return loaded
+
+
+def _config(checkpoint: Checkpoint) -> PretrainedConfig:
+    """As transformers reads it, with what the installed version would leave out."""
+    load: Any = AutoConfig.from_pretrained
+    config: PretrainedConfig = load(
+        checkpoint.folder, trust_remote_code=False, local_files_only=True
+    )
+    if int(transformers.__version__.partition(".")[0]) < 5:
+        reason = tell_transformers_4(checkpoint.config, config)
+        if reason is not None:
+            raise CheckpointError(f"{checkpoint.folder} {reason}")
+    return config
 
 
 def _first_line(error: BaseException) -> str:

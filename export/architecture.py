@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import transformers
 from optimum.exporters.onnx import model_configs  # noqa: F401 -- fills the table of TasksManager
 from optimum.exporters.tasks import TasksManager
@@ -13,6 +11,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
 )
 
+from device_runtime.protocol.rope_parameters import longrope_limit
 from export.checkpoint import Checkpoint, refuse_hybrid
 from export.errors import ExportError
 
@@ -60,10 +59,5 @@ def context_len(checkpoint: Checkpoint) -> int:
         raise ExportError(
             f"{checkpoint.source}/config.json states no context length; add max_position_embeddings"
         )
-    rope: dict[str, Any] = config.get("rope_scaling") or {}
-    original = config.get("original_max_position_embeddings")
-    original = original or rope.get("original_max_position_embeddings")
-    # Beyond the original length it changes its rotary factors, which a traced graph cannot.
-    if "longrope" in (rope.get("rope_type"), rope.get("type")) and original:
-        return min(stated[0], int(original))
-    return stated[0]
+    # Beyond its limit a longrope model changes its rotary factors, which a traced graph cannot.
+    return min(stated[0], longrope_limit(config) or stated[0])

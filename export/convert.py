@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from device_runtime.protocol.rope_parameters import tell_transformers_4
 from export.checkpoint import Checkpoint
 from export.choose import Choice
 from export.errors import ExportError
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
 Builder = Callable[["PreTrainedModel", Path, Choice, Sequence["Tensor"]], None]
 """Writes the ONNX file at the path (and external data beside it, named after it)."""
@@ -53,6 +54,7 @@ def load_model(checkpoint: Checkpoint) -> PreTrainedModel:
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             checkpoint.folder,
+            config=_config(checkpoint),
             dtype=torch.float32,
             attn_implementation="eager",
             use_safetensors=True,
@@ -60,6 +62,8 @@ def load_model(checkpoint: Checkpoint) -> PreTrainedModel:
             local_files_only=True,
             output_loading_info=True,
         )
+    except ExportError:
+        raise
     except Exception as error:  # whatever a config can make transformers raise
         raise ExportError(f"{checkpoint.source} does not load: {_first_line(error)}") from error
     model: PreTrainedModel = loaded[0].eval()
@@ -69,6 +73,21 @@ def load_model(checkpoint: Checkpoint) -> PreTrainedModel:
             "download or save it completely"
         )
     return model
+
+
+def _config(checkpoint: Checkpoint) -> PretrainedConfig:
+    """As transformers reads it, with what the installed version would leave out."""
+    import transformers
+
+    load: Any = transformers.AutoConfig.from_pretrained
+    config: PretrainedConfig = load(
+        checkpoint.folder, trust_remote_code=False, local_files_only=True
+    )
+    if int(transformers.__version__.partition(".")[0]) < 5:
+        reason = tell_transformers_4(checkpoint.config, config)
+        if reason is not None:
+            raise ExportError(f"{checkpoint.source} {reason}")
+    return config
 
 
 def convert(
