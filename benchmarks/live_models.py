@@ -23,7 +23,7 @@ class Cost:
     """Means of a cell's rounds (of a stream: of its tokens)."""
 
     tokens: float
-    """After the first: the tokens that come with an answer's first round cost no time after it."""
+    """After the first round, whose tokens cost no time after it."""
     draft_s: float
     """Per drafted token."""
     exchanges: float
@@ -69,6 +69,7 @@ def cost_of(cell: Cell) -> Cost:
     """What a round of the cell took along; of streams, what a token did."""
     answers = list(cell.answers)
     tokens = sum(len(answer["token_ids"]) for answer in answers)
+    first_tokens = sum(answer["first_tokens"] for answer in answers)
     rounds = sum(answer["rounds"] for answer in answers)
     exchanges = rounds + sum(answer["more_requests"] for answer in answers)
     drafted = sum(answer["drafted"] for answer in answers)
@@ -76,7 +77,7 @@ def cost_of(cell: Cell) -> Cost:
     draft_s = sum(a["rounds"] * a.get("round_draft_s", 0.0) for a in answers)
     steps = rounds or tokens
     return Cost(
-        tokens=(tokens - len(answers)) / max(1, steps - len(answers)),
+        tokens=(tokens - first_tokens) / max(1, steps - len(answers)),
         draft_s=draft_s / drafted if drafted else 0.0,
         exchanges=exchanges / steps,
         up_bytes=sum(a["wire_bytes_up"] for a in answers) / steps if rounds else 0.0,

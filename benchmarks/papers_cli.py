@@ -73,7 +73,7 @@ def _ratios(records: Sequence[Record], groups: Sequence[Group]) -> Iterator[dict
 
 
 def _speeds(records: Sequence[Record], cell: Cell) -> dict[tuple[str, int], float]:
-    """Tokens per second after the first token, by prompt and repeat."""
+    """Tokens per second after those that came with the first one, by prompt and repeat."""
     place = (cell.link, cell.sampling, cell.arm)
     return {
         (r.settings["prompt"], r.repeat): 1 / r.results["tpot_s"]
@@ -103,8 +103,9 @@ def _ratio_table(lines: Sequence[dict[str, Any]]) -> str:
         for line in lines
     ]
     note = (
-        "Tokens per second after the first token: medians over prompts and repeats. Ratios are of the "
-        "same prompt and repeat; median, and in brackets an interval of it. All traffic is billed, "
+        "Tokens per second after those that came with the first one: medians over prompts and "
+        "repeats. Ratios are of the same prompt and repeat; median, and in brackets an interval of it. "
+        "All traffic is billed, "
         f"headers included; rows of `dsd` and `dssd` have {PROB_BITS} bits a probability."
     )
     return _noted(Table(heads, tuple(rows)), note)

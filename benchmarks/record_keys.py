@@ -254,6 +254,7 @@ REGISTRY: Mapping[str, Key] = MappingProxyType({
     "read_bytes_per_s": _result(float, "bytes/s", "memory read with the same number of threads"),
     "j_per_token": _result(float, "J", "gross, as the meter sees it"),
     "ttft_s": _result(float, "s", "from the request to the first token"),
-    "tpot_s": _result(float, "s", "time per token after the first"),
+    "first_tokens": _result(int, "1", "tokens that came together with the first one"),
+    "tpot_s": _result(float, "s", "time per token after those that came with the first one"),
     "wall_s": _result(float, "s", "from the request to the last token"),
 })  # fmt: skip

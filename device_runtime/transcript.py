@@ -46,6 +46,8 @@ class Transcript:
     started_s: float = field(default_factory=time.monotonic)
     times_s: list[float] = field(default_factory=list)
     """When each token became certain, by `time.monotonic`; those of a stop string are among them."""
+    num_first: int = 0
+    """Tokens that became certain together with the first one."""
 
     @property
     def num_left(self) -> int:
@@ -53,13 +55,19 @@ class Transcript:
         return self.max_tokens - len(self.token_ids)
 
     def add(self, committed: Iterable[Committed]) -> list[Piece]:
-        """Take tokens; what can be shown now. At the end of the answer held-back text comes too."""
+        """Take tokens; what can be shown now. At the end of the answer held-back text comes too.
+
+        Those of one call became certain together.
+        """
+        is_first = not self.times_s
         pieces = []
         for token in committed:
             if self.finish_reason is not None:
                 break
             self.origins.append(token.origin)
             pieces.append(Piece(self._take(token.token_id), token.origin))
+        if is_first:
+            self.num_first = len(self.times_s)
         return [piece for piece in pieces if piece.text]
 
     def _take(self, token_id: int) -> str:
@@ -107,10 +115,11 @@ class Transcript:
 
     @property
     def tpot_s(self) -> float | None:
-        """Time per output token after the first."""
-        if len(self.token_ids) < 2:
-            return None
-        return (self.times_s[-1] - self.times_s[0]) / (len(self.token_ids) - 1)
+        """Time per output token, of those that did not come together with the first one."""
+        num_after = (
+            len(self.times_s) - self.num_first
+        )  # those of a stop string took their time, too
+        return (self.times_s[-1] - self.times_s[0]) / num_after if num_after > 0 else None
 
     @property
     def wall_s(self) -> float:

@@ -248,6 +248,7 @@ class Answer:
             "bytes_down": traffic.bytes_down,
             "frames_up": traffic.frames_up,
             "frames_down": traffic.frames_down,
+            "first_tokens": transcript.num_first,
             "ttft_s": transcript.ttft_s,
             "tpot_s": transcript.tpot_s,
             "wall_s": transcript.wall_s,

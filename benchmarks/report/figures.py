@@ -103,8 +103,9 @@ def _after_first_s(results: Results) -> float | None:
 
 
 def _tokens_after_first(results: Results) -> float | None:
-    tokens = num_tokens(results)
-    return None if tokens is None else tokens - 1
+    """Without those that came with the first, as a round's do: they cost no time after it."""
+    tokens, first = num_tokens(results), results.get("first_tokens")
+    return None if tokens is None or first is None else tokens - first
 
 
 def _judged(results: Results) -> float | None:

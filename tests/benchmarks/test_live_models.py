@@ -27,7 +27,8 @@ def an_answer(arm: str, rtt_s: float, down_bps: float, repeat: int, **more: Any)
         "sampling": "T=1", "scheme": arm.partition("/")[0], "gamma": 4, "link_rtt_s": rtt_s,
         "link_up_bps": up_bps, "link_down_bps": down_bps, "seed": repeat, "prompt": "p",
         "token_ids": list(range(2 * ROUNDS)), "rounds": ROUNDS, "more_requests": 0,
-        "drafted": 4 * ROUNDS, "accepted": 30, "rejected": 20, "ttft_s": 0.5, "wall_s": wall_s,
+        "drafted": 4 * ROUNDS, "accepted": 30, "rejected": 20, "first_tokens": 1,
+        "ttft_s": 0.5, "wall_s": wall_s,
         "tpot_s": (wall_s - 0.5) / (2 * ROUNDS - 1), "round_draft_s": 0.004,
         "wire_bytes_up": UP_BYTES * ROUNDS, "wire_bytes_down": DOWN_BYTES * ROUNDS,
     }  # fmt: skip

@@ -24,7 +24,8 @@ def answer(repeat: int = 0, *, is_warmup: bool = False, **changes: Any) -> Recor
         "arm": "dssd-thinned/4", "mode": "split", "scheme": "dssd-thinned", "lossless": True,
         "gamma": 4, "sampling": "T=1", "temperature": 1.0, "link": "lte", "link_rtt_s": 0.0645,
         "link_up_bps": 31e6, "link_down_bps": 117e6, "prompt": "tale", "seed": 1, "llm": "L",
-        "slm": "S", "token_ids": tuple(range(11)), "ttft_s": 0.2, "wall_s": 0.4, "rounds": 4,
+        "slm": "S", "token_ids": tuple(range(11)), "first_tokens": 1,
+        "ttft_s": 0.2, "wall_s": 0.4, "rounds": 4,
         "accepted": 6, "rejected": 2, "bytes_up": 110, "bytes_down": 220, "wire_bytes_up": 330,
         "wire_bytes_down": 440, "engine_s": 0.11,
     }  # fmt: skip

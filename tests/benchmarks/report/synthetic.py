@@ -125,14 +125,16 @@ def _alone(family: str, alpha: float, link: Link) -> dict[str, Any]:
     """The LLM alone or speculating on the edge, streamed; or the SLM alone."""
     if family == "device":
         token_s = DRAFT_S
-        return {"ttft_s": 0.05, "tpot_s": token_s, "wall_s": 0.05 + token_s * (ANSWER - 1),
+        return {"first_tokens": 1, "ttft_s": 0.05, "tpot_s": token_s,
+                "wall_s": 0.05 + token_s * (ANSWER - 1),
                 "device_busy_s": ANSWER * DRAFT_S * 3.5}  # fmt: skip
     round_tokens = (1 - alpha**5) / (1 - alpha)
     token_s = ENGINE_S if family == "edge" else (VERIFY_S + 4 * 0.002) / round_tokens
     ttft_s = link.rtt_s + 0.045
     frames = ANSWER if family == "edge" else round(ANSWER / round_tokens)
     return {
-        "ttft_s": ttft_s, "tpot_s": token_s, "wall_s": ttft_s + token_s * (ANSWER - 1),
+        "first_tokens": 1, "ttft_s": ttft_s, "tpot_s": token_s,
+        "wall_s": ttft_s + token_s * (ANSWER - 1),
         "device_busy_s": 0.03, "engine_s": ENGINE_S * frames + 0.03, "bytes_up": 90,
         "bytes_down": frames * 14, "wire_bytes_up": 90 + 52, "frames_up": 1, "frames_down": frames,
         "wire_bytes_down": frames * (14 + 58),
@@ -164,7 +166,8 @@ def _split(
         "bonus": rounds - rejected, "more_requests": rounds // 50, "bytes_up": up, "bytes_down": down,
         "wire_bytes_up": wire_up, "wire_bytes_down": wire_down, "frames_up": rounds,
         "frames_down": rounds, "judged_at": tuple(judged), "accepted_at": tuple(accepted),
-        "alpha": sum(accepted) / (sum(accepted) + rejected), "ttft_s": ttft_s, "wall_s": wall_s,
+        "alpha": sum(accepted) / (sum(accepted) + rejected), "ttft_s": ttft_s,
+        "wall_s": wall_s, "first_tokens": 1,
         "tpot_s": (wall_s - ttft_s) / (ANSWER - 1), "engine_s": VERIFY_S * rounds + 0.02,
         "device_busy_s": rounds * gamma * DRAFT_S * 3.5,
     }  # fmt: skip

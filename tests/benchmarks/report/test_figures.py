@@ -40,6 +40,12 @@ def test_figures_are_totals_over_totals(name: str, expected: float) -> None:
     assert value(name) == pytest.approx(expected)
 
 
+def test_tokens_that_came_with_the_first_cost_no_time_after_it() -> None:
+    assert value("time_per_token_s", answer(first_tokens=6).results) == pytest.approx(0.2 / 5)
+    assert value("time_per_token_s", answer(first_tokens=11).results) is None
+    assert value("time_per_token_s", answer(first_tokens=None).results) is None
+
+
 def test_what_was_not_measured_has_no_figure() -> None:
     for name in ("j_per_token", "inter_token_p50_s", "round_draft_s", "connect_s"):
         assert value(name) is None
