@@ -246,13 +246,8 @@ class EdgeLink:
                 heartbeat=self._settings.heartbeat_s,
                 ssl=context if context is not None else True,
             )  # fmt: skip
-        except aiohttp.WSServerHandshakeError as error:
-            raise _refused_upgrade(self._settings.url, error.status) from None
         except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
-            raise EdgeLostError(
-                f"no edge answers at {self._settings.url} ({_reason(error)})",
-                "is `tandem edge` running there, and is the port open?",
-            ) from None
+            raise _unreachable(self._settings.url, error) from None
         hello, asked_s = self.session.hello(), time.monotonic()
         await self.send(hello)
         welcome = await self.receive()
@@ -261,12 +256,32 @@ class EdgeLink:
         self._in_step = True
 
 
-def _reason(error: Exception) -> str:
-    """In the system's words, if it has any: aiohttp adds what only its authors understand."""
+def _unreachable(url: str, error: Exception) -> TandemError:
+    """Why there is no connection, in words that say what to do."""
+    match error:
+        case aiohttp.WSServerHandshakeError():
+            return _refused_upgrade(url, error.status)
+        case aiohttp.ClientConnectorCertificateError():
+            return ConfigError(
+                f"the certificate of {url} is not trusted ({error.certificate_error}); pass that of "
+                "its authority with --ca-file"
+            )
+        case aiohttp.ClientSSLError():
+            return EdgeLostError(
+                f"TLS fails with {url} ({error.os_error})", "if the edge has none, write http://"
+            )
+        case aiohttp.ServerDisconnectedError():
+            return EdgeLostError(
+                f"{url} hung up at the first word", "if the edge serves with TLS, write https://"
+            )
+    # In the system's words, if it has any: aiohttp adds what only its authors understand.
     cause = getattr(error, "os_error", error)
     number = getattr(cause, "errno", None) or 0
     words = os.strerror(number) if number > 0 else getattr(cause, "strerror", None)
-    return words or str(error) or type(error).__name__
+    return EdgeLostError(
+        f"no edge answers at {url} ({words or str(error) or type(error).__name__})",
+        "is `tandem edge` running there, and is the port open?",
+    )
 
 
 def _refused_upgrade(url: str, status: int) -> TandemError:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 from aiohttp.test_utils import TestServer
 
 from device_runtime.generate import write_edge_only, write_split
-from device_runtime.link import EdgeLink, LinkSettings
+from device_runtime.link import EdgeLink, EdgeLostError, LinkSettings
 from device_runtime.protocol.detokenizer import Detokenizer
 from device_runtime.protocol.device_session import DeviceSession, Generation
+from device_runtime.protocol.errors import ConfigError
 from device_runtime.protocol.randomness import device_coins
 from device_runtime.protocol.sampling import Sampling
 from device_runtime.protocol.schemes import scheme_named
@@ -19,6 +22,8 @@ from device_runtime.transcript import FinishReason, Piece, Transcript
 from device_runtime.turn import Counts
 from edge_server.app import drain, make_app
 from edge_server.config import EdgeConfig
+from edge_server.tls import tls_context
+from tests.certificates import a_certificate
 from tests.table_engine import TableEngine
 from tests.table_model import TableDrafter, random_table, vocabulary_hash, wandering_table
 
@@ -123,3 +128,37 @@ async def test_a_device_in_debt_waits_and_goes_on(edge_only: bool) -> None:
             pass
     assert transcript.token_ids == greedy_text()
     await one.stop()
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes certificates with openssl")
+async def test_with_the_wrong_kind_of_address_a_device_is_told_the_right_one(
+    tmp_path: Path,
+) -> None:
+    cert, key = a_certificate(tmp_path, "edge")
+    config = EdgeConfig(model="m", tls_cert=cert, tls_key=key)
+    context = tls_context(config)
+    assert context is not None
+    engine = TableEngine(LLM)
+    with_tls = TestServer(make_app([engine], engine.facts(), config), scheme="https")
+    await with_tls.start_server(ssl=context)
+    plain = Place()
+    address = (await plain.start()).removeprefix("http://")
+    tls_address = f"127.0.0.1:{with_tls.port}"
+
+    async def error_of(url: str) -> str:
+        with pytest.raises((EdgeLostError, ConfigError)) as caught:
+            async with EdgeLink(LinkSettings(url), a_session()):
+                pass
+        return str(caught.value)
+
+    try:
+        assert "write http://" in await error_of(f"https://{address}")
+        assert "write https://" in await error_of(f"http://{tls_address}")
+        assert "pass that of its authority with --ca-file" in await error_of(
+            f"https://{tls_address}"
+        )
+        async with EdgeLink(LinkSettings(f"https://{tls_address}", ca_file=cert), a_session()):
+            pass
+    finally:
+        await with_tls.close()
+        await plain.stop()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import shutil
 import ssl
-import subprocess
 from collections.abc import AsyncIterator
 from dataclasses import fields, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from edge_server.config import EdgeConfig
 from edge_server.reload import LIVE, reload
 from edge_server.state import EDGE, Edge
 from edge_server.tls import tls_context
+from tests.certificates import a_certificate
 from tests.edge_client import EdgeClient
 from tests.table_engine import TableEngine
 from tests.table_model import random_table, vocabulary_hash
@@ -155,17 +155,6 @@ async def test_tls_is_not_turned_on(
     assert "restart" in caplog.text
     assert running.edge.config.tls_cert == ""
     assert running.edge.config.max_sessions == 4
-
-
-def a_certificate(folder: Path, name: str, *more: str) -> tuple[str, str]:
-    """Files of a self-signed certificate and its key."""
-    cert, key = str(folder / f"{name}.pem"), str(folder / f"{name}.key")
-    command = [
-        "openssl", "req", "-x509", "-newkey", "rsa:2048", "-keyout", key, "-out", cert,
-        "-days", "2", "-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1",
-    ]  # fmt: skip
-    subprocess.run([*command, *(more or ("-nodes",))], check=True, capture_output=True)
-    return cert, key
 
 
 async def name_of(server: TestServer) -> str:
