@@ -167,24 +167,27 @@ class EdgeLink:
         passing: tuple[type[TandemError], ...] = (EdgeLostError, RefusedError),
     ) -> T:
         """What the step gives, tried again after errors that pass for so long after the first one."""
-        deadline_s, pause_s, told = math.inf, 0.0, ""
+        since_s, pause_s = math.inf, 0.0
         while True:
             try:
-                return await step()
+                found = await step()
             except passing as error:
                 if not may_pass(error):
                     raise
-                now_s = time.monotonic()
-                deadline_s = min(deadline_s, now_s + patience_s)
-                wait_s = max(pause_s, getattr(error, "retry_after_s", 0.0))
                 what = error.what if isinstance(error, EdgeLostError) else str(error)
-                if now_s + wait_s > deadline_s:
+                if since_s == math.inf:
+                    since_s = time.monotonic()
+                    logger.warning("%s; trying again", what)
+                left_s = since_s + patience_s - time.monotonic()
+                asked_s = getattr(error, "retry_after_s", 0.0)
+                if asked_s > left_s or (left_s <= 0 and pause_s):
                     gave_up = f"gave up after {patience_s:g} s (--edge-patience)"
                     raise EdgeLostError(what, gave_up if patience_s else "") from None
-                if what != told:
-                    logger.warning("%s; trying again", what)
-                told = what
-            await asyncio.sleep(wait_s)
+            else:
+                if since_s < math.inf:
+                    logger.warning("going on after %.1f s", time.monotonic() - since_s)
+                return found
+            await asyncio.sleep(max(asked_s, min(pause_s, left_s)))
             pause_s = min(max(0.1, 2 * pause_s), 5.0)
 
     async def _connect(self) -> None:
@@ -247,7 +250,8 @@ class EdgeLink:
                 ssl=context if context is not None else True,
             )  # fmt: skip
         except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
-            raise _unreachable(self._settings.url, error) from None
+            has_token = bool(self._settings.token)
+            raise _unreachable(self._settings.url, error, has_token=has_token) from None
         hello, asked_s = self.session.hello(), time.monotonic()
         await self.send(hello)
         welcome = await self.receive()
@@ -256,11 +260,11 @@ class EdgeLink:
         self._in_step = True
 
 
-def _unreachable(url: str, error: Exception) -> TandemError:
+def _unreachable(url: str, error: Exception, *, has_token: bool) -> TandemError:
     """Why there is no connection, in words that say what to do."""
     match error:
         case aiohttp.WSServerHandshakeError():
-            return _refused_upgrade(url, error.status)
+            return _refused_upgrade(url, error.status, has_token=has_token)
         case aiohttp.ClientConnectorCertificateError():
             return ConfigError(
                 f"the certificate of {url} is not trusted ({error.certificate_error}); pass that of "
@@ -284,9 +288,11 @@ def _unreachable(url: str, error: Exception) -> TandemError:
     )
 
 
-def _refused_upgrade(url: str, status: int) -> TandemError:
+def _refused_upgrade(url: str, status: int, *, has_token: bool) -> TandemError:
     if status in (401, 403):
-        return ConfigError(f"{url} wants a valid bearer token; pass it with --token-file")
+        if has_token:
+            return ConfigError(f"{url} does not accept the bearer token; look into --token-file")
+        return ConfigError(f"{url} wants a bearer token; pass it with --token-file FILE")
     if status == 429 or status >= 500:  # the edge's own, or a proxy's whose edge is away
         return EdgeLostError(f"{url} is at its limit or away (HTTP {status})", "try again later")
     return ConfigError(f"{url} is no Tandem edge: it answered HTTP {status} to {SESSION_PATH}")

@@ -8,6 +8,7 @@ import logging
 import signal
 from pathlib import Path
 
+from edge_server.address import check_address
 from edge_server.config import DEVICES, DTYPES, EdgeConfig, is_loopback, load_config
 from edge_server.logs import LOG_FORMATS, use_format
 from edge_server.tls import tls_context
@@ -95,7 +96,8 @@ def run(args: argparse.Namespace) -> int:
     from edge_server.auth import tokens_in_force
     from edge_server.engines import start
 
-    tokens_in_force(config)  # what is wrong with them is told before a model loads
+    tokens_in_force(config)  # what is wrong is told before a model loads
+    check_address(config)
     starting = start(config)
     # Models load in their processes while this one imports the rest: both take seconds.
     from edge_server.server import EXIT_INTERRUPTED, build, serve

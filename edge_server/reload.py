@@ -51,7 +51,7 @@ def reload(
         tokens = tokens_in_force(config)
         if tls is not None:
             load_certificate(tls, config)
-    except (ConfigError, OSError, ssl.SSLError) as error:
+    except (ConfigError, OSError) as error:
         logger.error("reload: nothing was changed: %s", error)  # noqa: TRY400 -- a user's mistake
         return
     for name in sorted(names - LIVE):

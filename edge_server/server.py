@@ -18,6 +18,7 @@ from aiohttp import web
 from aiohttp.web_log import AccessLogger
 
 from device_runtime.protocol.errors import TandemError
+from edge_server.address import unavailable
 from edge_server.app import drain, make_app
 from edge_server.config import EdgeConfig
 from edge_server.engines import Starting
@@ -112,7 +113,10 @@ async def serve(
     )  # fmt: skip
     await runner.setup()
     try:
-        await web.TCPSite(runner, config.host, config.port, ssl_context=tls).start()
+        try:
+            await web.TCPSite(runner, config.host, config.port, ssl_context=tls).start()
+        except OSError as error:
+            raise unavailable(config, error) from None
         host, port = runner.addresses[0][:2]
         host = f"[{host}]" if ":" in host else host
         _announce(f"http{'s' if tls else ''}://{host}:{port}", summary, as_json=as_json)

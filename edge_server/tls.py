@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 
+from device_runtime.protocol.errors import ConfigError
 from edge_server.config import EdgeConfig
 
 
@@ -18,13 +19,19 @@ def tls_context(config: EdgeConfig) -> ssl.SSLContext | None:
 
 
 def load_certificate(context: ssl.SSLContext, config: EdgeConfig) -> None:
-    """From now on the configured certificate; ssl.SSLError or OSError, and nothing has changed.
+    """From now on the configured certificate; ConfigError, and nothing has changed.
 
     A context that is told to load a certificate takes it over before it reads the key: were the key no
     good, new connections would fail. So both are tried in a context of their own first.
     """
-    for one in (ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), context):
-        one.load_cert_chain(config.tls_cert, config.tls_key, password=_no_password)
+    try:
+        for one in (ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), context):
+            one.load_cert_chain(config.tls_cert, config.tls_key, password=_no_password)
+    except OSError as error:  # ssl.SSLError is one
+        raise ConfigError(
+            f"{config.tls_cert} and {config.tls_key} are no certificate and its key in PEM "
+            f"({error.strerror or error}); give --tls-cert and --tls-key files that belong together"
+        ) from None
 
 
 def _no_password() -> str:

@@ -89,7 +89,8 @@ async def _fetch(http: aiohttp.ClientSession, url: str, tls: ssl.SSLContext | bo
         async with http.get(url, ssl=tls, allow_redirects=False) as answer:
             body = await answer.read()
     except (aiohttp.ClientError, TimeoutError, asyncio.TimeoutError) as error:
-        cause = str(error) or type(error).__name__
+        system = getattr(error, "os_error", error)
+        cause = getattr(system, "strerror", None) or str(error) or type(error).__name__
         raise EdgeUnreachableError(f"no edge answers at {url} ({cause}); check --edge") from None
     if answer.status == 401:
         raise EdgeUnreachableError(f"{url} wants a bearer token; give --token-file FILE")

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -219,6 +220,35 @@ def test_what_is_wrong_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path:
         assert words in error
 
 
+@pytest.mark.parametrize("where", [["--host", "127.0.0.1"], ["--host", "nosuch.invalid"]])
+def test_an_address_that_cannot_be_had_is_told_before_the_model_loads(
+    where: list[str],
+    checkpoint: Callable[[str], Path],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(engines, "start", None)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        model = str(checkpoint("llama"))
+        status, error = run(capsys, "--model", model, "--port", port, "--insecure", *where)
+    assert status == 1
+    assert f"nothing can listen at {where[1]}:{port}" in error and "take another --port" in error
+
+
+def test_tokens_that_are_no_good_are_told_before_the_model_loads(
+    checkpoint: Callable[[str], Path],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(engines, "start", None)
+    (tmp_path / "tokens").write_text("short")
+    model, tokens = str(checkpoint("llama")), str(tmp_path / "tokens")
+    status, error = run(capsys, "--model", model, "--tokens-file", tokens)
+    assert status == 1 and "1 of them shorter than 16" in error
+
+
 def test_help_names_the_defaults(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.main(["edge", "--help"])
@@ -230,5 +260,5 @@ def test_help_names_the_defaults(capsys: pytest.CaptureFixture[str]) -> None:
 def test_tls_is_off_without_a_certificate_and_modern_with_one(tmp_path: Path) -> None:
     assert tls_context(EdgeConfig()) is None
     (tmp_path / "no").write_text("no certificate")
-    with pytest.raises(ssl.SSLError):
+    with pytest.raises(ConfigError, match="no certificate and its key in PEM"):
         tls_context(EdgeConfig(tls_cert=str(tmp_path / "no"), tls_key=str(tmp_path / "no")))
