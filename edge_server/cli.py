@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--threads", type=int, dest="num_threads",
-        help="of each replica on a CPU (default: the cores, divided among them)",
+        help="of each replica on a CPU (default: as many as make it faster, or the cores divided)",
     )  # fmt: skip
     parser.add_argument(
         "--cache-gib", type=float, help="memory for keys and values (default: a share of the free)"

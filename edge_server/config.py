@@ -49,7 +49,7 @@ class EdgeConfig:
     replicas: int = 1
     """Copies of the model on a CPU, each with its own batches and share of the cache."""
     num_threads: int = 0
-    """Of each replica; 0 divides the cores among several, and leaves it to torch for one. Fewer are
+    """Of each replica; 0 divides the cores among several, and tries how many pay for one. Fewer are
     faster where others compute too."""
     cache_gib: float = 0.0
     """Memory for keys and values; 0 takes a share of what is free."""

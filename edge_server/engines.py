@@ -74,6 +74,12 @@ class Starting:
         """The target's."""
         return self.models[0].checkpoint
 
+    @property
+    def num_threads(self) -> int | None:
+        """Of a model in a process of its own, once it is loaded; None for others."""
+        runner = self.replicas[0][0]
+        return runner.num_threads if isinstance(runner, RunnerProcess) else None
+
     def engines(self) -> list[ServingEngine]:
         """One for each replica, all alike, when all are loaded.
 

@@ -23,6 +23,7 @@ from edge_server.loading import load_runner
 from edge_server.local_runner import LocalRunner
 from edge_server.logs import use_format
 from edge_server.runner_process import CPU, Kind, read_pieces, tensor_in
+from edge_server.thread_choice import use_threads_that_pay
 
 
 def main() -> None:
@@ -51,7 +52,13 @@ def main() -> None:
         except CheckpointError as error:
             pipe.send_bytes(json.dumps({"refused": str(error)}).encode())
             return
-        facts = {"block_bytes": runner.block_bytes, "num_logits": runner.num_logits}
+        if not settings["num_threads"]:
+            use_threads_that_pay(runner)
+        facts = {
+            "block_bytes": runner.block_bytes,
+            "num_logits": runner.num_logits,
+            "num_threads": torch.get_num_threads(),
+        }
         pipe.send_bytes(json.dumps(facts).encode())
         _serve(runner, pipe, memory_file)
 

@@ -70,10 +70,11 @@ class RunnerProcess:
     def __init__(
         self, checkpoint: Checkpoint, *, num_ids: int, dtype: torch.dtype, num_threads: int
     ) -> None:
-        """num_threads: of the model; 0 leaves it to torch."""
+        """num_threads: of the model; 0 takes as many as pay."""
         self._name = checkpoint.name
         self._dtype = dtype
         self._block_bytes = self._num_logits = 0
+        self.num_threads = num_threads
         self._regions = _Regions()
         self._pipe, theirs = Pipe()
         files = theirs.fileno(), self._regions.file
@@ -102,6 +103,7 @@ class RunnerProcess:
             self.close()
             raise CheckpointError(facts["refused"])
         self._block_bytes, self._num_logits = facts["block_bytes"], facts["num_logits"]
+        self.num_threads = facts["num_threads"]
 
     @property
     def device(self) -> torch.device:

@@ -65,6 +65,7 @@ def build(starting: Starting) -> tuple[web.Application, dict[str, object]]:
         "device": device.type,
         "dtype": str(starting.dtype).removeprefix("torch."),
         "replicas": len(engines),
+        "threads": starting.num_threads,
         "context_len": facts.context_len,
         "cache_tokens": sum(engine.max_cached for engine in engines),
     }
@@ -137,6 +138,8 @@ def _announce(url: str, summary: dict[str, object], *, as_json: bool) -> None:
         line = json.dumps({"event": "ready", "url": url, "pid": os.getpid(), **summary})
     else:
         several = f", {summary['replicas']} replicas" if summary["replicas"] != 1 else ""
+        if summary["threads"]:
+            several += f", --threads {summary['threads']}"
         line = (
             f"tandem edge: {summary['model']} ({summary['dtype']}, {summary['device']}{several}, "
             f"context {summary['context_len']}) at {url}"
