@@ -21,6 +21,7 @@ NEEDED = ("arm", "link", "sampling", "mode", "lossless")
 SHARED = (
     "mode", "scheme", "lossless", "gamma", "temperature", "top_k", "top_p", "min_p", "link_rtt_s",
     "link_up_bps", "link_down_bps", "slow_start", "llm", "slm", "dtype", "device_profile", "weights",
+    "max_tokens", "num_threads", "num_ids",
 )  # fmt: skip
 """Settings without which answers cannot stand in one cell."""
 
@@ -58,6 +59,11 @@ class Cell:
     def label(self) -> str:
         """The arm, and a mark if its text is not the LLM's."""
         return self.arm if self.is_lossless else f"{self.arm} (lossy)"
+
+    @property
+    def place(self) -> str:
+        """The arm, and where it was measured."""
+        return f"{self.arm} over {self.link} at {self.sampling}"
 
     @property
     def answers(self) -> Iterator[Results]:

@@ -76,7 +76,7 @@ def _by_cell(cells: Sequence[Cell]) -> Iterator[Doubt]:
 
 def _found(text: str, cells: Sequence[Cell], rule: Finding) -> Doubt:
     found = ((cell, rule(cell)) for cell in cells)
-    places = (f"{c.arm} over {c.link} at {c.sampling} ({what})" for c, what in found if what)
+    places = (f"{c.place} ({what})" for c, what in found if what)
     return Doubt(text, tuple(places))
 
 

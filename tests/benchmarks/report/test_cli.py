@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
 
-from benchmarks.record import write
+from benchmarks.record import Record, write
 from device_runtime.cli import main
 from tests.benchmarks.report.hand_made import EDGE, answer, at
 
@@ -74,6 +75,63 @@ def test_a_comparison_fails_only_when_told_to(
     assert main(["bench", "compare", *reversed(pair), "--fail-over", "0"]) == 0
 
 
+Files = Callable[[Iterable[Record], Iterable[Record]], list[str]]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    """Two runs as files, by their names."""
+
+    def written(before: Iterable[Record], after: Iterable[Record]) -> list[str]:
+        paths = [tmp_path / "before.jsonl", tmp_path / "after.jsonl"]
+        for path, records in zip(paths, (before, after), strict=True):
+            write(path, records)
+        return [str(path) for path in paths]
+
+    return written
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "reason"),
+    [
+        ([*at(20, repeats=3)], [*at(200, repeats=3)], "Fewer than 5 repeats decide nothing"),
+        ([*at(20, repeats=1)], [*at(20, repeats=1)], "(1 and 1)"),
+        ([*at(20), *at(55, **EDGE)], [*at(20)], "The second run lacks: edge over lte at T=1."),
+        ([*at(20, max_tokens=16)], [*at(9, max_tokens=64)], "These differ: max_tokens."),
+        ([*at(20)], [*at(20, seed=2)], "These differ: prompts and seeds."),
+        ([*at(20)], [*at(9, governor="performance")], "These differ: governor."),
+    ],
+)
+def test_runs_that_cannot_tell_fail_where_a_margin_was_given(
+    before: list[Record],
+    after: list[Record],
+    reason: str,
+    files: Files,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pair = files(before, after)
+    assert main(["bench", "compare", *pair]) == 0
+    assert "WARNING: " in capsys.readouterr().out
+    assert main(["bench", "compare", *pair, "--fail-over", "5"]) == 1
+    said = capsys.readouterr()
+    assert "verdict |" in said.out, "the table is shown all the same"
+    assert "cannot judge these runs" in said.err and reason in said.err
+    assert "--repeats 5" in said.err
+
+
+def test_another_program_may_be_judged(files: Files) -> None:
+    pair = files(at(20, torch_version="1", git_commit="a"), at(20, torch_version="2"))
+    assert main(["bench", "compare", *pair, "--fail-over", "5"]) == 0
+
+
+def test_a_figure_that_was_not_measured_is_no_success(
+    results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["--figure", "time_per_token_s", "--figure", "j_per_token"]
+    assert main(["bench", "compare", str(results), str(results), *asked]) == 1
+    assert "that has j_per_token in both" in capsys.readouterr().err
+
+
 def test_a_comparison_speaks_json(
     results: Path, slower: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -82,7 +140,8 @@ def test_a_comparison_speaks_json(
     said = json.loads(capsys.readouterr().out)
     verdicts = [(cell["arm"], cell["figure"], cell["verdict"]) for cell in said["cells"]]
     assert ("dssd-thinned/4", "time_per_token_s", "slower") in verdicts
-    assert ("edge", "ttft_s", "same") in verdicts and said["differences"] == {}
+    assert ("edge", "ttft_s", "same") in verdicts
+    assert said["differences"] == {} and said["gaps"] == []
 
 
 @pytest.mark.parametrize("verb", ["report", "compare"])
