@@ -33,8 +33,16 @@ class Estimate:
         return cls(tuple(values), statistics.median(ordered), low, high, coverage)
 
     def is_apart_from(self, other: Estimate) -> bool:
-        """Whether the intervals do not meet."""
-        return self.high < other.low or other.high < self.low
+        """Whether the intervals do not meet, and both are of repeats enough to say so.
+
+        A single repeat has no interval: any two of them would be apart.
+        """
+        meet = self.low <= other.high and other.low <= self.high
+        return self.is_sound and other.is_sound and not meet
+
+    def is_clearly_below(self, other: Estimate) -> bool:
+        """Apart, and the smaller one."""
+        return self.is_apart_from(other) and self.median < other.median
 
     @property
     def num_repeats(self) -> int:
@@ -58,6 +66,16 @@ def interval_of_median(num_values: int) -> tuple[int, float]:
     while rank < num_values / 2 and _coverage(num_values, rank + 1) >= WANTED_COVERAGE:
         rank += 1
     return rank, _coverage(num_values, rank)
+
+
+def coverage_note() -> str:
+    """What the brackets of a table or a picture hold, in one sentence."""
+    shares = (f"{interval_of_median(n)[1]:.0%} with {n}" for n in (3, ENOUGH_REPEATS))
+    return (
+        "Brackets go from one repeat to another; they hold the true median with a chance of "
+        f"{interval_of_median(2)[1]:.0%} with 2 repeats, {', '.join(shares)}, and of at least "
+        f"{WANTED_COVERAGE:.0%} with more."
+    )
 
 
 def _coverage(num_values: int, rank: int) -> float:

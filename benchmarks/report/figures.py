@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from benchmarks.report.estimates import ENOUGH_REPEATS, coverage_note
+
 Results = Mapping[str, Any]
 Quantity = Callable[[Results], float | None]
 """Of one answer; None where it was not measured."""
@@ -202,7 +204,8 @@ FIGURES: Mapping[str, Figure] = MappingProxyType({figure.name: figure for figure
 
 NOTES = (
     "Every figure is the median over the repeats; a repeat's is a total over its prompts.",
-    "Brackets hold an interval of that median.",
+    coverage_note(),
+    f"Arms are told apart from {ENOUGH_REPEATS} repeats on, where their brackets do not meet.",
     "Time per token is that of the tokens after the first.",
     "Between tokens: as they become certain; percentiles are the median answer's.",
     "Bytes are per token; with headers: all that crossed the emulated link, those of TCP and IP too.",

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from benchmarks.report.estimates import Estimate, interval_of_median
+from benchmarks.report.estimates import Estimate, coverage_note, interval_of_median
 
 
 @pytest.mark.parametrize(
@@ -46,9 +46,23 @@ def test_a_single_value_is_its_own_interval_and_not_sound() -> None:
 
 
 def test_intervals_that_touch_are_not_apart() -> None:
-    low, touching, high = Estimate.of([1.0, 2.0]), Estimate.of([2.0, 3.0]), Estimate.of([2.5, 3.0])
-    assert not low.is_apart_from(touching)
+    low, touching, high = (Estimate.of([first, *[first + 1.0] * 4]) for first in (1.0, 2.0, 2.5))
+    assert not low.is_apart_from(touching) and not low.is_clearly_below(touching)
     assert low.is_apart_from(high) and high.is_apart_from(low)
+    assert low.is_clearly_below(high) and not high.is_clearly_below(low)
+
+
+@pytest.mark.parametrize("num_values", [1, 2, 4])
+def test_few_values_are_apart_from_nothing(num_values: int) -> None:
+    few, many = Estimate.of([10.0] * num_values), Estimate.of([99.0] * 5)
+    assert not few.is_apart_from(many) and not many.is_apart_from(few)
+
+
+def test_the_note_says_how_often_brackets_hold_the_median() -> None:
+    assert coverage_note() == (
+        "Brackets go from one repeat to another; they hold the true median with a chance of 50% with 2 "
+        "repeats, 75% with 3, 94% with 5, and of at least 95% with more."
+    )
 
 
 def test_the_interval_covers_the_median_as_often_as_it_says() -> None:

@@ -20,12 +20,14 @@ BEHIND = group(
 def test_a_split_arm_wins() -> None:
     fastest, edge, engine = verdicts(AHEAD)
     assert fastest == (
-        "Fastest: dssd-thinned/4, 20.0 ms per token [19.0–21.0]; intervals overlap with sqs/4. "
+        "Fastest: dssd-thinned/4, 20.0 ms per token [19.0–21.0]; not told apart from sqs/4. "
         "edge takes 55.0 ms, 2.75 times as much."
     )
-    assert edge == "The split pays here: dssd-thinned/4 is faster than edge."
+    assert edge == (
+        "The split pays here: dssd-thinned/4 (the fastest of 2 split arms) is faster than edge."
+    )
     assert engine == (
-        "Least engine time: dssd-thinned/4, 10.0 ms per token [10.0–10.0]; intervals overlap with "
+        "Least engine time: dssd-thinned/4, 10.0 ms per token [10.0–10.0]; not told apart from "
         "sqs/4. edge takes 40.0 ms, 4.00 times as much."
     )
 
@@ -35,7 +37,7 @@ def test_the_edge_wins() -> None:
     assert fastest.startswith(
         "Fastest: edge, 7.00 ms per token [7.00–7.00]. dssd-thinned/4 takes 31.0 ms"
     )
-    assert edge == "The edge needs no device here: edge and edge-draft beat every split arm."
+    assert edge == "The edge needs no device here: edge and edge-draft beat dssd-thinned/4."
     assert engine.startswith("Least engine time: edge, 10.0 ms")
 
 
@@ -46,6 +48,32 @@ def test_lossy_arms_that_are_faster_are_named_apart() -> None:
         "Faster, but with another text than the LLM's: device (3.00 ms) and u-hlm/4 (18.0 ms)."
         in found
     )
+
+
+def test_where_intervals_meet_nothing_is_claimed() -> None:
+    found = verdicts(group(at(20, 4.0), at(19, 4.0, **LOSSY), at(22, 4.0, **EDGE)))
+    assert found[0].startswith(
+        "Fastest: dssd-thinned/4, 20.0 ms per token [16.0–24.0]; not told apart"
+    )
+    assert found[1:3] == [
+        "Undecided whether the split pays here: dssd-thinned/4 is not told apart from edge.",
+        "Perhaps faster (undecided), but with another text than the LLM's: u-hlm/4 (19.0 ms).",
+    ]
+
+
+def test_one_reference_that_is_level_is_enough_not_to_pay() -> None:
+    _, edge, _ = verdicts(group(at(20, 1.0), at(55, **EDGE), at(20.5, 1.0, **EDGE_DRAFT)))
+    assert edge == (
+        "Undecided whether the split pays here: dssd-thinned/4 is not told apart from edge-draft."
+    )
+
+
+def test_a_single_repeat_tells_no_arms_apart() -> None:
+    found = verdicts(group(at(10, repeats=1), at(99, repeats=1, **EDGE)))
+    assert found[0].startswith(
+        "Fastest: dssd-thinned/4, 10.0 ms per token; by its median alone: the repeats are too few"
+    )
+    assert found[1].startswith("Undecided whether the split pays here")
 
 
 def test_nothing_measured_nothing_said() -> None:
