@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 from typing import Any
 
 from benchmarks.report.cells import Group
 from benchmarks.report.findings import overview, verdicts
-from benchmarks.report.headlines import headlines
+from benchmarks.report.headlines import DEFAULT_GAMMA, headlines
+from device_runtime.writing_options import add_sampling_arguments
 from tests.benchmarks.report.hand_made import DEVICE, EDGE, EDGE_DRAFT, LOSSY, at, group
 
 AHEAD = group(
@@ -103,12 +105,12 @@ def said(*groups: Group) -> list[str]:
 def test_headlines_tell_the_greatest_gain_and_the_greatest_loss() -> None:
     gain, loss, load, traffic = said(AHEAD, BEHIND)
     assert gain == (
-        "2.75× faster: dssd-thinned/4 writes a token in 20.0 ms over lte; the LLM alone on the edge "
-        "takes 55.0 ms. Clearly ahead in 1 of 2 cases."
+        "Up to 2.75× faster: dssd-thinned/4 writes a token in 20.0 ms [19.0–21.0] over lte; the LLM "
+        "alone on the edge takes 55.0 ms [54.0–56.0]. The best of 2 cases: ahead in 1, behind in 1."
     )
     assert loss == (
-        "4.43× slower: Over nb-iot edge needs 7.00 ms a token, the best split arm, dssd-thinned/4, "
-        "31.0 ms."
+        "Up to 4.43× slower: Over nb-iot edge needs 7.00 ms [7.00–7.00] a token, dssd-thinned/4 "
+        "31.0 ms [31.0–31.0]."
     )
     assert load == (
         "2.50× less edge time: A token takes 10.0 ms of the edge's engine with dssd-thinned/4; edge "
@@ -126,12 +128,57 @@ def test_headlines_tell_the_greatest_gain_and_the_greatest_loss() -> None:
 def test_headlines_hide_no_defeat() -> None:
     gain, loss, load, _ = said(BEHIND)
     assert gain.startswith("Never faster: At its best, dssd-thinned/4 writes a token in 31.0 ms")
-    assert loss.startswith("4.43× slower") and load.startswith("No edge time saved")
+    assert loss.startswith("Up to 4.43× slower") and load.startswith("No edge time saved")
 
 
 def test_headlines_own_a_victory() -> None:
-    assert said(AHEAD)[1] == (
-        "Never slower: Nowhere is edge or edge-draft faster than the best split arm."
+    assert said(AHEAD)[1] == "Never slower: Nowhere is edge faster than dssd-thinned/4."
+
+
+def test_a_rival_that_is_level_forbids_never_slower() -> None:
+    level = group(at(20, 1.0), at(55, **EDGE), at(20.5, 1.0, **EDGE_DRAFT))
+    assert said(level)[1] == (
+        "Undecided whether slower: Over lte edge-draft needs 20.5 ms [19.5–21.5] a token, "
+        "dssd-thinned/4 20.0 ms [19.0–21.0]. Their intervals overlap."
+    )
+
+
+def test_headlines_are_of_the_default_arm_whatever_won() -> None:
+    lucky: dict[str, Any] = {"arm": "coupled/8", "scheme": "coupled", "gamma": 8, "engine_s": 0.01}
+    first, _, load, _ = said(group(at(20), at(10, **lucky), at(55, engine_s=0.44, **EDGE)))
+    assert first.startswith("2.75× faster: dssd-thinned/4") and "with dssd-thinned/4" in load
+
+
+def test_the_default_is_the_command_line_s() -> None:
+    parser = argparse.ArgumentParser()
+    add_sampling_arguments(parser)
+    assert parser.parse_args([]).gamma == DEFAULT_GAMMA
+
+
+def test_another_arm_stands_in_for_the_default_and_says_so() -> None:
+    near: dict[str, Any] = {"arm": "dssd-thinned/6", "gamma": 6}
+    far: dict[str, Any] = {"arm": "dssd-thinned/8", "gamma": 8}
+    (first, *_) = said(group(at(30, **near), at(20, **far), at(55, **EDGE)))
+    assert first.startswith("1.83× faster: dssd-thinned/6")
+    assert first.endswith("(dssd-thinned/4, the default, was not measured.)")
+
+
+def test_one_repeat_makes_no_headline() -> None:
+    single = group(at(10, repeats=1), at(99, repeats=1, engine_s=0.44, **EDGE))
+    found = headlines([single])
+    assert [headline.number for headline in found[:3]] == [
+        "Undecided whether faster", "Undecided whether slower", "Undecided whether less edge time",
+    ]  # fmt: skip
+    assert found[0].text.endswith("Too few repeats to tell.")
+    assert not any(headline.is_gain for headline in found[:3])
+
+
+def test_joules_that_overlap_are_no_saving() -> None:
+    joules: dict[str, Any] = {"energy_kind": "measured", "gross_j": 0.55}
+    records = group(at(20, repeats=3, **joules), at(20, repeats=3, **EDGE, **joules))
+    assert said(records)[-1] == (
+        "50.0 mJ: A token of dssd-thinned/4 costs the device 50.0 mJ; streamed from the edge, 50.0 mJ, "
+        "not told apart (measured)."
     )
 
 
