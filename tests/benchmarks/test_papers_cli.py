@@ -35,15 +35,30 @@ def test_its_tables_are_the_report_s(results: Path, capsys: pytest.CaptureFixtur
     tables = [block.splitlines() for block in blocks if block.startswith("|")]
     assert all(len({len(line) for line in table}) == 1 for table in tables), "columns are padded"
     ratios, models, speed_ups = ([split(line) for line in table] for table in tables)
-    assert ratios[0][-2:] == ["best of ours over dssd", "best of ours over dsd"]
+    assert ratios[0][-2:] == ["dssd-thinned over dssd", "dssd-thinned over dsd"]
     assert ratios[2] == [
-        "lte", "T=1", "4", "18.2", "33.3", "50.0", "1.50 [1.50, 1.50] (dssd-thinned)", "–",
+        "lte", "T=1", "4", "18.2", "33.3", "50.0", "1.50 [1.50, 1.50]", "–",
     ]  # fmt: skip
     assert ratios[3] == ["far\\|off", "T=1", "4", "–", "–", "4.0", "–", "–"]
     assert {row[0]: row[5] for row in models[2:] if row[1] == "lte"} == dict.fromkeys(
         ("dssd-thinned/4", "dssd/4", "edge"), "calibration"
     )
     assert [row[4] for row in speed_ups[2:]] == ["2.75", "1.83"]
+
+
+def test_the_default_scheme_is_compared_though_another_was_faster(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "results.jsonl"
+    lucky = arm(10, arm="coupled/4", scheme="coupled")
+    write(path, [*arm(20), *lucky, *arm(30, **DSSD)])
+    assert main(["bench", "papers", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert "1.50 [1.50, 1.50]" in out and "100.0" in out, "the table shows the other one, too"
+    assert "in brackets a range that holds it with a chance of at least 94%" in out
+    write(path, [*arm(10, arm="coupled/4", scheme="coupled"), *arm(30, **DSSD)])
+    assert main(["bench", "papers", str(path)]) == 0
+    assert "coupled over dssd" in capsys.readouterr().out
 
 
 def split(line: str) -> list[str]:
