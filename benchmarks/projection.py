@@ -26,7 +26,11 @@ FORMULA = (
     "projected: device time × (read bandwidth here / board's, one core); "
     "joules = idle power × time + (active − idle) × busy core-seconds / cores + radio"
 )
-
+CAVEAT = (
+    "Where the SLM stays in a cache of the machine that measured, as the demo pair's does, this asks "
+    "too much of the board"
+)
+"""To be said beside every projection."""
 
 DEVICE_PARTS = ("draft", "encode", "settle")
 """Of a round: what the device does."""
@@ -79,22 +83,33 @@ class Work:
     radio_j: float
 
 
-def work_of(answers: Sequence[Record]) -> Work:
-    """The sum of answers of one arm. The first draft of each, beside the prompt's way, is left out."""
-    device_s = 0.0
-    for answer in answers:
-        results = answer.results
-        if answer.settings["mode"] == "device":
-            device_s += results["wall_s"]
-        per_round_s = sum(results.get(f"round_{name}_s", 0.0) for name in DEVICE_PARTS)
-        device_s += results["rounds"] * per_round_s
+def work_of(answers: Sequence[Record]) -> Work | None:
+    """The sum of the answers of one arm that tell how long the device was waited for.
+
+    A split answer tells it by the parts of its rounds: lossy arms and answers of one or two rounds
+    have none and are left out. None if no answer is left. Every round counts as a mean one; the first
+    one's draft runs beside the prompt's way, so that asks a little too much.
+    """
+    told = [(a, device_s) for a in answers if (device_s := _device_s(a)) is not None]
+    if not told:
+        return None
     return Work(
-        num_tokens=sum(len(answer.results["token_ids"]) for answer in answers),
-        wall_s=sum(answer.results["wall_s"] for answer in answers),
-        device_s=device_s,
-        busy_s=sum(answer.results["device_busy_s"] for answer in answers),
-        radio_j=sum(answer.results.get("radio_j", 0.0) for answer in answers),
+        num_tokens=sum(len(answer.results["token_ids"]) for answer, _ in told),
+        wall_s=sum(answer.results["wall_s"] for answer, _ in told),
+        device_s=sum(device_s for _, device_s in told),
+        busy_s=sum(answer.results["device_busy_s"] for answer, _ in told),
+        radio_j=sum(answer.results.get("radio_j", 0.0) for answer, _ in told),
     )
+
+
+def _device_s(answer: Record) -> float | None:
+    """Of one answer; None where it was not clocked."""
+    mode, results = answer.settings["mode"], answer.results
+    if mode != "split":
+        return float(results["wall_s"]) if mode == "device" else 0.0
+    parts = [results.get(f"round_{name}_s") for name in DEVICE_PARTS]
+    known = [part for part in parts if part is not None]
+    return float(results["rounds"] * sum(known)) if len(known) == len(parts) else None
 
 
 @dataclass(frozen=True, slots=True)

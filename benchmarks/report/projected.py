@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks.projection import FORMULA, Board, check, project, work_of
+from benchmarks.projection import CAVEAT, FORMULA, Board, Work, check, project, work_of
 from benchmarks.report.cells import EDGE_DRAFT, Group
 from benchmarks.report.tables import Entry, Section, Table
 from device_runtime.protocol.errors import ConfigError
 from hw_profiles import load
 
 BANDWIDTH = "read_one_core_bytes_per_s"
-HEADS = ("arm", "link", "sampling", "ms a token", "mJ a token", "compute", "waiting", "radio")
+NAMES = ("arm", "link", "sampling")
+NUMBERS = ("ms a token", "mJ a token", "compute", "waiting", "radio")
 
 
 def projected_section(groups: Sequence[Group], profile_name: str) -> Section:
@@ -30,14 +31,11 @@ def projected_section(groups: Sequence[Group], profile_name: str) -> Section:
                     "the results do not say how fast this machine reads memory, so nothing can be "
                     "projected from them: measure again, or report with --project none"
                 )
-            found = project(work_of(answers), board, bandwidth)
-            joules = (found.joules, found.compute_j, found.wait_j, found.radio_j)
-            rows.append((
-                Entry(cell.label), Entry(cell.link), Entry(cell.sampling),
-                Entry(f"{1e3 * found.seconds:.1f}"), *(Entry(f"{1e3 * j:.1f}") for j in joules),
-            ))  # fmt: skip
+            names = map(Entry, (cell.label, cell.link, cell.sampling))
+            rows.append((*names, *_numbers(work_of(answers), board, bandwidth)))
     note = (
-        f"{FORMULA}. Powers of {board.title}: {board.idle_w:g} W idle, {board.active_w:g} W busy."
+        f"{FORMULA}. {CAVEAT}. A dash: no answer has clocked rounds (lossy arms, one or two rounds). "
+        f"Powers of {board.title}: {board.idle_w:g} W idle, {board.active_w:g} W busy."
     )
     for found_check in check(profile):
         per_token = found_check.j_per_token
@@ -47,4 +45,13 @@ def projected_section(groups: Sequence[Group], profile_name: str) -> Section:
             f"{found_check.published.speed_tokens_per_s.value:g} tokens/s, which is "
             f"{found_check.bandwidth_share:.0%} of one core's read bandwidth{joules_text}."
         )
-    return Section(f"Projected to {board.title}", Table(HEADS, tuple(rows)), note)
+    return Section(f"Projected to {board.title}", Table((*NAMES, *NUMBERS), tuple(rows)), note)
+
+
+def _numbers(work: Work | None, board: Board, bandwidth_here: float) -> tuple[Entry, ...]:
+    """For the columns NUMBERS."""
+    if work is None:
+        return (Entry("–"),) * len(NUMBERS)
+    found = project(work, board, bandwidth_here)
+    numbers = (found.seconds, found.joules, found.compute_j, found.wait_j, found.radio_j)
+    return tuple(Entry(f"{1e3 * number:.1f}") for number in numbers)

@@ -34,8 +34,28 @@ def test_work_adds_up_answers() -> None:
         "mode": "device", "token_ids": [1, 2], "wall_s": 0.5, "device_busy_s": 0.4, "rounds": 0,
     })  # fmt: skip
     work = work_of([split, alone])
+    assert work is not None
     assert work.device_s == pytest.approx(0.1 + 0.5)
     assert work == Work(5, 1.5, work.device_s, 0.5, 0.5)
+
+
+def test_answers_whose_rounds_were_not_clocked_are_left_out() -> None:
+    parts = {"round_draft_s": 0.03, "round_encode_s": 0.01, "round_settle_s": 0.01}
+    whole = {
+        "mode": "split",
+        "token_ids": [1, 2, 3],
+        "wall_s": 1.0,
+        "device_busy_s": 0.1,
+        "rounds": 4,
+    }
+    clocked = Record.of("run", {}, whole | parts)
+    short = Record.of("run", {}, whole | {"rounds": 2})
+    silent = Record.of("run", {}, whole | {"rounds": 0})
+    streamed = Record.of("run", {}, whole | {"mode": "edge", "rounds": 0})
+    assert work_of([clocked, short, silent]) == work_of([clocked])
+    assert work_of([short]) is None and work_of([silent]) is None
+    alone = work_of([streamed])
+    assert alone is not None and alone.device_s == 0
 
 
 def test_a_board_as_fast_as_this_machine_takes_the_measured_time() -> None:
