@@ -35,11 +35,16 @@ COLUMNS = 3
 
 
 def draw(lines: Sequence[Line], folder: Path) -> None:
-    """One panel a way of sampling, a line a scheme, a colour a vocabulary; light and dark."""
+    """One panel a way of sampling, a line a scheme, a colour a vocabulary; light and dark.
+
+    Nothing is drawn where no scheme rejected anything.
+    """
     from matplotlib import pyplot as plt
 
-    samplings = list(dict.fromkeys(line["sampling"] for line in lines))
     schemes = _ordered(lines)
+    if not schemes:
+        return
+    samplings = list(dict.fromkeys(line["sampling"] for line in lines))
     lossy = {n: f"{n} (lossy)" for n in schemes if not _is_lossless(lines, n)}
     num_columns = min(COLUMNS, len(samplings))
     num_rows = -(-len(samplings) // num_columns)
@@ -99,7 +104,7 @@ def _panel(panel: Axes, lines: Sequence[Line], schemes: Sequence[str], theme: Th
             sizes = [_size(line, way) for line in lines if line["scheme"] == scheme]
             span = [min(sizes), max(sizes)]
             panel.plot(span, [place + beside] * 2, color=theme["faint"], lw=2.5, zorder=1)
-        colours = theme["dots"][-len(vocabularies) :]
+        colours = _colours(theme["dots"], len(vocabularies))
         for num_ids, colour in zip(vocabularies, colours, strict=True):
             found = [line for line in lines if line["num_ids"] == num_ids]
             made = " (widened)" if any(line["widened"] for line in found) else ""
@@ -110,6 +115,14 @@ def _panel(panel: Axes, lines: Sequence[Line], schemes: Sequence[str], theme: Th
                 facecolors=colour if is_filled else theme["ground"], zorder=3,
                 label=f"{way}, {num_ids:,} ids{made}",
             )  # fmt: skip
+
+
+def _colours(dots: Sequence[str], count: int) -> Sequence[Any]:
+    """The darkest last; where there are more to tell apart, those between."""
+    if count <= len(dots):
+        return dots[len(dots) - count :]
+    ramp = mpl.colors.LinearSegmentedColormap.from_list("dots", dots)
+    return [ramp(place / (count - 1)) for place in range(count)]
 
 
 def _dress(panel: Axes, schemes: Sequence[str], theme: Theme) -> None:

@@ -259,6 +259,19 @@ def test_the_picture_is_drawn_light_and_dark(
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 
 
+def test_nothing_is_drawn_where_nothing_was_rejected(
+    lines: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    draw([line for line in lines if line["scheme"] == "router"], tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_any_number_of_vocabularies_is_drawn(lines: list[dict[str, Any]], tmp_path: Path) -> None:
+    own = [line for line in lines if line["scheme"] == "dssd" and line["num_ids"] == NUM_OWN]
+    draw([{**line, "num_ids": NUM_OWN + more} for line in own for more in range(6)], tmp_path)
+    assert (tmp_path / "schemes.png").is_file()
+
+
 def test_the_page_has_the_place_for_the_table() -> None:
     """And once it is filled, every scheme and way of sampling over every vocabulary."""
     page = DOCS.read_text(encoding="utf-8")
