@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import torch
+from transformers import PreTrainedModel
 
+from edge_server.blocks import ZERO_BLOCK
 from edge_server.engine import TorchEngine
+from edge_server.local_runner import LocalRunner
 from edge_server.thread_choice import fewest_that_pay, use_threads_that_pay
 from tests.runners import another
 
@@ -28,6 +31,19 @@ def test_threads_are_halved_while_that_costs_little(seconds: dict[int, float], w
     assert fewest_that_pay(seconds.__getitem__, max(seconds)) == wanted
 
 
+class WatchedRunner(LocalRunner):
+    """Tells which blocks were wiped."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.wiped: list[tuple[int, ...]] = []
+        super().__init__(model)
+        self.wiped.clear()
+
+    def wipe(self, blocks: Sequence[int]) -> None:
+        self.wiped.append(tuple(blocks))
+        super().wipe(blocks)
+
+
 @pytest.fixture
 def kept_threads() -> Iterator[None]:
     before = torch.get_num_threads()
@@ -38,11 +54,8 @@ def kept_threads() -> Iterator[None]:
 def test_a_tiny_model_gets_one_thread_and_its_cache_is_left_empty(
     make_engine: Callable[..., TorchEngine], kept_threads: None
 ) -> None:
-    runner = another(make_engine())
-    wiped: list[int] = []
-    wipe = runner.wipe
-    runner.wipe = lambda blocks: (wiped.extend(blocks), wipe(blocks))[1]  # type: ignore[method-assign]
+    runner = WatchedRunner(another(make_engine()).model)
     torch.set_num_threads(1)
     use_threads_that_pay(runner)
     assert torch.get_num_threads() == 1
-    assert len(wiped) == 1
+    assert runner.wiped[-1] == (ZERO_BLOCK + 1,)
