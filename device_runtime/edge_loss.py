@@ -37,7 +37,8 @@ async def write_until_back(
     """The SLM's own tokens until the edge answers again or the answer is over.
 
     At the end the session holds them, and a `begin_again` tells the edge of them. It names the round
-    whose verdict never came again, at later positions: the draws that it is judged with are new.
+    whose verdict never came again, at later positions. Some of its draws may be those of the lost one,
+    of which nothing was seen.
     """
     session, num_ids = link.session, link.session.shared.num_ids
     # The last token runs again: its row may be gone.
