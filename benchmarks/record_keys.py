@@ -186,7 +186,7 @@ REGISTRY: Mapping[str, Key] = MappingProxyType({
     "energy_kind": _result(str, "", "measured or modelled"),
     "energy_meter": _result(str, "", "which meter, or the profile of a model"),
     "energy_point": _result(str, "", "where on the machine"),
-    "gross_j": _result(float, "J", "all that the meter saw during the answer"),
+    "gross_j": _result(float, "J", "of the device during the answer, at that point"),
     "net_j": _result(float, "J", "without the power at rest", _any),
     "compute_j": _result(float, "J", "of a model: added by busy cores"),
     "wait_j": _result(float, "J", "of a model: the board at rest, for as long as the answer took"),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,15 +21,13 @@ from benchmarks.projection import read_bandwidth
 from benchmarks.prompts import PROMPT_SET
 from benchmarks.record import RESULTS_FILE, Record, append, read, without_cut_line
 from benchmarks.run.answers import write_answer
-from benchmarks.run.joules import Meter, radio_values
+from benchmarks.run.joules import AUTO, NONE, board_values, modelled_board, radio_values
 from benchmarks.run.plan import Arm, Plan, Task, missing, sampling_values
 from benchmarks.run.presets import PRESETS
 from benchmarks.run.stage import EdgeSpec, RunningLink, TracedEdge, running_edges, running_links
 from benchmarks.schemes import SAMPLINGS
 from benchmarks.wide_pair import wide_bundle, wide_checkpoint
-from device_runtime.energy.find import KINDS, open_meter
-from device_runtime.energy.meter import MeterError
-from device_runtime.energy.recording import Recording
+from device_runtime.energy.find import KINDS
 from device_runtime.protocol.errors import ConfigError
 from device_runtime.settings import RuntimeSettings
 from device_runtime.writer import Device
@@ -57,9 +55,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--num-ids", type=int, metavar="N",
         help="widen the demo pair's laws to N ids (benchmarks/wide_vocabulary.py)")  # fmt: skip
     add("--threads", type=int, default=1, help="of each half (default: 1)")
-    add("--energy", choices=(*KINDS, "none"), default="auto",
-        help="the device's meter (default: auto, and none where the machine has none)")  # fmt: skip
-    add("--profile", metavar="NAME", help="device profile behind --energy modelled")
+    add("--energy", choices=(*KINDS, NONE), default=AUTO,
+        help="the device's joules: modelled (default: auto, and none where nothing is known of this "
+        "machine); meters are refused, as they see edges and links, too")  # fmt: skip
+    add("--profile", metavar="NAME", help="device profile behind the model; default: this board's")
     add("--slow-start", action="store_true", help="connections begin with ten packets a round trip")
     add("--json", action="store_true", help="no progress; where the results are, as JSON")
 
@@ -115,6 +114,9 @@ class Bench:
         self._args = args
         self._plan = plan
         self._console = console
+        self._board = modelled_board(args.energy, args.profile)
+        if self._board is None and args.energy == AUTO:
+            console.print("no joules: no profile tells this machine's powers; --profile names one")
         self._facts = collect()
         if self.path.exists():
             without_cut_line(self.path)
@@ -135,12 +137,11 @@ class Bench:
         device = Device(models.bundle, RuntimeSettings(num_threads=self._args.threads))
         with ExitStack() as stack:
             edges = stack.enter_context(running_edges(models.edges, self._args.out))
-            meter = stack.enter_context(self._meter())
             progress = stack.enter_context(progress_bar(self._console))
             bar = progress.add_task("", total=num_missing)
             for link in self._plan.links:
                 if tasks := self.missing(link):
-                    self._measure_link(link, tasks, device, edges, meter, models, (progress, bar))
+                    self._measure_link(link, tasks, device, edges, models, (progress, bar))
 
     def _measure_link(
         self,
@@ -148,7 +149,6 @@ class Bench:
         tasks: Sequence[Task],
         device: Device,
         edges: dict[bool, TracedEdge],
-        meter: Meter | None,
         models: Models,
         bar: tuple[Progress, Any],
     ) -> None:
@@ -157,15 +157,13 @@ class Bench:
         with running_links(link, edges, arguments) as links:
             for task in tasks:
                 bar[0].update(bar[1], description=f"{profile.name} {task.arm.name}")
-                values = self._answer(task, device, edges, links, meter, profile)
+                values = self._answer(task, device, edges, links, profile)
                 record = Record.of(
                     "run", self._facts, values | models.names, repeat=task.repeat,
                     is_warmup=task.is_warmup,
                 )  # fmt: skip
                 append(self.path, [record])
                 bar[0].advance(bar[1])
-        if meter is not None:
-            meter.rest()
 
     def _answer(
         self,
@@ -173,7 +171,6 @@ class Bench:
         device: Device,
         edges: dict[bool, TracedEdge],
         links: dict[bool, RunningLink],
-        meter: Meter | None,
         profile: LinkProfile,
     ) -> dict[str, Any]:
         """Write one answer; its settings and results."""
@@ -183,13 +180,14 @@ class Bench:
         written = write_answer(device, task, sampling, plan.max_tokens, *ends)
         return {
             **written.values(), **sampling_values(sampling),
-            **(meter.values(written) if meter is not None else {}),
+            **(board_values(self._board, written) if self._board is not None else {}),
             **radio_values(written, profile),
             "arm": arm.name, "lossless": arm.lossless, "link": task.link,
             "sampling": task.sampling, "prompt": task.prompt.name,
             "prompt_kind": task.prompt.kind, "seed": task.seed, "max_tokens": plan.max_tokens,
             "link_rtt_s": profile.rtt_s.value, "link_up_bps": profile.up_bps.value,
             "link_down_bps": profile.down_bps.value, "slow_start": self._args.slow_start,
+            "device_profile": self._board.name if self._board is not None else None,
             "num_threads": self._args.threads, "num_ids": device.tokenizer.num_ids,
         }  # fmt: skip
 
@@ -213,26 +211,3 @@ class Bench:
                 wide_checkpoint("slm", num_ids) if num_ids else PAIR / "slm")  # fmt: skip
             edges[True] = EdgeSpec(llm, (*plain, "--edge-draft", str(draft)))
         return Models(bundle, edges, {"llm": llm.name, "slm": bundle.name, "dtype": "float32"})
-
-    @contextmanager
-    def _meter(self) -> Iterator[Meter | None]:
-        """The device's meter, being read; None without one."""
-        name = self._args.energy
-        if name == "none":
-            yield None
-            return
-        try:
-            source = open_meter(name, profile=self._args.profile)
-        except MeterError:
-            if name != "auto":
-                raise
-            self._console.print("no joules: this machine has no meter; `tandem energy` says why")
-            yield None
-            return
-        try:
-            with Recording(source) as recording:
-                meter = Meter(recording)
-                meter.rest()
-                yield meter
-        finally:
-            source.close()

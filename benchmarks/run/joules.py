@@ -1,56 +1,63 @@
-"""Joules of one answer: the device by its meter, the radio by the link's model."""
+"""Joules of one answer: the device's by its profile's model, the radio's by the link's.
+
+No meter is read here. Edges and links run on the machine that plays the device, and every meter sees
+the whole machine: what it told would be their joules, too. A model takes this process' own CPU time.
+"""
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.run.answers import Written
-from device_runtime.energy.meter import EnergyMeter
+from device_runtime.energy.find import find_profile
+from device_runtime.energy.meter import MeterError
+from device_runtime.energy.modelled import ModelledMeter
 from device_runtime.energy.radio import Burst, radio_energy
-from device_runtime.energy.recording import Recording
-from hw_profiles import LinkProfile
+from device_runtime.protocol.errors import ConfigError
+from hw_profiles import DeviceProfile, LinkProfile
 
-REST_S = 3.0
+AUTO, MODELLED, NONE = "auto", "modelled", "none"
 
 
-@dataclass(slots=True)
-class Meter:
-    """A meter that is being read, and the power of the machine at rest."""
+def modelled_board(energy: str, profile: str | None) -> DeviceProfile | None:
+    """The board whose joules are modelled, named or found; None where there are to be none.
 
-    recording: Recording
-    idle_w: float = 0.0
-    drift_w: float = 0.0
-    """Largest difference between two looks at the machine at rest."""
-
-    @property
-    def source(self) -> EnergyMeter:
-        return self.recording.meter
-
-    def rest(self) -> None:
-        """Watch the machine at rest for a moment: before the first link, and after each."""
-        start_s = self.recording.mark()
-        time.sleep(REST_S)
-        watts = self.recording.energy(start_s, self.recording.mark()).watts
-        if self.idle_w:
-            self.drift_w = max(self.drift_w, abs(watts - self.idle_w))
-        self.idle_w = watts
-
-    def values(self, written: Written) -> dict[str, Any]:
-        """By the keys of `benchmarks.record_keys`."""
-        transcript, facts = written.answer.transcript, self.source.facts
-        energy = self.recording.energy(
-            transcript.started_s, transcript.started_s + transcript.wall_s
+    energy: of the command line; `auto` does without where this machine's profile tells no powers.
+    ConfigError for a meter, MeterError where a model was asked for and cannot be.
+    """
+    if energy == NONE:
+        return None
+    if energy not in (AUTO, MODELLED):
+        raise ConfigError(
+            f"--energy {energy} would count edges and links as the device, for all of them run on "
+            f"this machine; take {MODELLED} or {NONE} here. `tandem run --energy {energy}` against "
+            "an edge on another machine measures a device, `tandem bench device` its drafter alone"
         )
-        rest_j = self.idle_w * energy.seconds
-        values = {
-            "energy_kind": facts.kind, "energy_meter": facts.name, "energy_point": facts.point,
-            "gross_j": energy.joules, "net_j": energy.joules - rest_j,
-        }  # fmt: skip
-        if facts.kind == "modelled":
-            values |= {"wait_j": rest_j, "compute_j": max(0.0, energy.joules - rest_j)}
-        return values
+    try:
+        return _with_powers(profile)
+    except MeterError:
+        if energy == AUTO and profile is None:
+            return None
+        raise
+
+
+def _with_powers(profile: str | None) -> DeviceProfile:
+    board = find_profile(profile)
+    if board is None:
+        raise MeterError("no profile is known for this machine; name one with --profile")
+    ModelledMeter(board)  # says what the profile lacks
+    return board
+
+
+def board_values(board: DeviceProfile, written: Written) -> dict[str, Any]:
+    """By the keys of `benchmarks.record_keys`."""
+    model = ModelledMeter(board)
+    rest_j, work_j = model.joules(written.answer.transcript.wall_s, written.busy_s)
+    return {
+        "energy_kind": model.facts.kind, "energy_meter": model.facts.name,
+        "energy_point": model.facts.point, "gross_j": rest_j + work_j, "net_j": work_j,
+        "compute_j": work_j, "wait_j": rest_j,
+    }  # fmt: skip
 
 
 def radio_values(written: Written, link: LinkProfile) -> dict[str, Any]:

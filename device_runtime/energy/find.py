@@ -34,7 +34,7 @@ def open_meter(
     profile: of the device; None finds it by the board. `auto` never takes NVML: that is the edge's.
     """
     sensors = probe_sensors(root, run)
-    board = _profile(root, profile)
+    board = find_profile(profile, root)
     if name != AUTO:
         return _opener(name, root, run, sensors, board)()
     reasons = []
@@ -61,7 +61,8 @@ def available(
     return found
 
 
-def _profile(root: Path, name: str | None) -> DeviceProfile | None:
+def find_profile(name: str | None = None, root: Path = REAL_ROOT) -> DeviceProfile | None:
+    """The device profile of that name, or this board's own, or None; MeterError for a wrong name."""
     if name is not None:
         try:
             return load(name)

@@ -49,8 +49,12 @@ class ModelledMeter:
         return self._facts
 
     def read(self) -> float:
-        busy_s = self._busy_s() - self._start_busy_s
-        return self._idle_w * (self._clock() - self._start_s) + self._core_w * busy_s
+        seconds, busy_s = self._clock() - self._start_s, self._busy_s() - self._start_busy_s
+        return sum(self.joules(seconds, busy_s))
+
+    def joules(self, seconds: float, busy_s: float) -> tuple[float, float]:
+        """Of a window with that CPU time: the board at rest, and what busy cores add to it."""
+        return self._idle_w * seconds, self._core_w * busy_s
 
     def close(self) -> None:
         pass

@@ -1,4 +1,4 @@
-"""Joules of an answer: by a meter that counts, and the radio's by the link's model."""
+"""Joules of an answer: by models, the board's and the radio's; no meter of the machine is taken."""
 
 from __future__ import annotations
 
@@ -7,27 +7,14 @@ from typing import Any
 
 import pytest
 
+from benchmarks.run import joules
 from benchmarks.run.answers import Written
-from benchmarks.run.joules import Meter, radio_values
-from device_runtime.energy.meter import MeterFacts
-from device_runtime.energy.recording import Recording
+from benchmarks.run.joules import board_values, modelled_board, radio_values
+from device_runtime.energy.find import KINDS
+from device_runtime.energy.meter import MeterError
+from device_runtime.protocol.errors import ConfigError
 from device_runtime.round_clock import RoundClock
-from hw_profiles import load_link
-
-
-class Watts:
-    """A counter that grows by 2 J a second at rest."""
-
-    def __init__(self, kind: Any) -> None:
-        self.facts = MeterFacts("fake", kind, "wall", "all", "j", 10.0)
-        self.now_s = 0.0
-        self.extra_j = 0.0
-
-    def read(self) -> float:
-        return 2.0 * self.now_s + self.extra_j
-
-    def close(self) -> None:
-        pass
+from hw_profiles import load, load_link
 
 
 class Transcript:
@@ -46,28 +33,37 @@ BILLS = {"up": {"wire_bytes": 600, "packets": 3}, "down": {"wire_bytes": 1000, "
 WRITTEN: Any = Written(Answer(), 0.1, 0.5, BILLS, ())  # type: ignore[arg-type]
 
 
-def metered(kind: str) -> Meter:
-    """At rest until 10 s, then an answer of 4 s that takes 5 J beyond that."""
-    source = Watts(kind)
-    recording = Recording(source, clock=lambda: source.now_s)
-    for now_s in (0.0, 10.0, 14.0):
-        source.now_s = now_s
-        source.extra_j = 5.0 if now_s > 10 else 0.0
-        recording.read()
-    return Meter(recording, idle_w=2.0)
-
-
-def test_net_joules_are_those_beyond_the_machine_at_rest() -> None:
-    values = metered("measured").values(WRITTEN)
-    assert values["gross_j"] == pytest.approx(13)
-    assert values["net_j"] == pytest.approx(5)
-    assert (values["energy_kind"], values["energy_point"]) == ("measured", "wall")
-    assert "wait_j" not in values
-
-
 def test_a_model_tells_waiting_from_computing() -> None:
-    values = metered("modelled").values(WRITTEN)
-    assert (values["wait_j"], values["compute_j"]) == (pytest.approx(8), pytest.approx(5))
+    board = load("raspberry-pi-4")
+    idle, active = board.power.idle_w, board.power.active_w
+    assert idle and active and board.num_cores == 4
+    values = board_values(board, WRITTEN)
+    assert values["wait_j"] == pytest.approx(idle.value * 4.0)
+    assert values["compute_j"] == pytest.approx((active.value - idle.value) / 4 * 0.5)
+    assert values["gross_j"] == pytest.approx(values["wait_j"] + values["compute_j"])
+    assert (values["energy_kind"], values["net_j"]) == ("modelled", values["compute_j"])
+
+
+@pytest.mark.parametrize("meter", sorted({*KINDS} - {"auto", "modelled"}))
+def test_a_meter_that_sees_the_edge_is_refused(meter: str) -> None:
+    with pytest.raises(ConfigError, match=f"--energy {meter} would count edges .* `tandem run"):
+        modelled_board(meter, None)
+
+
+def test_auto_models_and_does_without_where_nothing_is_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pi = load("raspberry-pi-5")
+    assert modelled_board("auto", pi.name) == pi
+    assert modelled_board("none", pi.name) is None
+    monkeypatch.setattr(joules, "find_profile", lambda _: None)
+    assert modelled_board("auto", None) is None
+    with pytest.raises(MeterError, match="name one with --profile"):
+        modelled_board("modelled", None)
+    monkeypatch.setattr(joules, "find_profile", lambda _: load("generic-x86"))
+    assert modelled_board("auto", None) is None
+    with pytest.raises(MeterError, match="lacks idle_w"):
+        modelled_board("auto", "generic-x86")
 
 
 def test_the_radio_pays_for_bits_and_for_its_tail() -> None:
