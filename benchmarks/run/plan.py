@@ -110,10 +110,18 @@ class Plan:
                         yield Task(link, sampling, arm, prompt, repeat, seed)
 
     @property
+    def num_answers(self) -> int:
+        """Of all links together, warm-ups apart."""
+        return self._num_cells * self.repeats * len(self.prompts)
+
+    @property
     def num_tasks(self) -> int:
-        """Answers of all links together."""
-        each = len(self.arms) * (1 + self.repeats * len(self.prompts))
-        return len(self.links) * len(self.samplings) * each
+        """The same with warm-ups."""
+        return self._num_cells + self.num_answers
+
+    @property
+    def _num_cells(self) -> int:
+        return len(self.links) * len(self.samplings) * len(self.arms)
 
 
 def sampling_values(sampling: Sampling) -> dict[str, float]:
@@ -125,6 +133,12 @@ def sampling_values(sampling: Sampling) -> dict[str, float]:
 
 
 def missing(tasks: Sequence[Task], records: Sequence[Record]) -> list[Task]:
-    """Tasks that no record answers yet."""
+    """Answers that no record holds, and the warm-ups of their arms, even those that are there.
+
+    A run that goes on starts edges, links and the device's model anew: its first answers are cold.
+    """
     done = {key_of(record) for record in records}
-    return [task for task in tasks if task.key not in done]
+    left = [task for task in tasks if not task.is_warmup and task.key not in done]
+    cold = {(task.sampling, task.arm) for task in left}
+    wanted = {task.key for task in left}
+    return [t for t in tasks if (t.sampling, t.arm) in cold if t.is_warmup or t.key in wanted]
