@@ -20,8 +20,9 @@ REFERENCES = (EDGE, EDGE_DRAFT)
 NEEDED = ("arm", "link", "sampling", "mode", "lossless")
 SHARED = (
     "mode", "scheme", "lossless", "gamma", "temperature", "top_k", "top_p", "min_p", "link_rtt_s",
-    "link_up_bps", "link_down_bps", "slow_start", "llm", "slm", "dtype", "device_profile", "weights",
-    "max_tokens", "num_threads", "num_ids",
+    "link_up_bps", "link_down_bps", "slow_start", "llm", "llm_digest", "slm", "slm_digest", "dtype",
+    "device_profile", "weights", "graph", "cache_dtype", "edge_draft", "edge_draft_digest",
+    "num_threads", "edge_threads", "num_ids", "max_tokens",
 )  # fmt: skip
 """Settings without which answers cannot stand in one cell."""
 

@@ -6,32 +6,43 @@ import argparse
 import json
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress
 
-from benchmarks.counts import with_counts
-from benchmarks.demo import PAIR, exported_slm
+from benchmarks.counts import check_count, with_counts
 from benchmarks.machine import collect
 from benchmarks.progress import progress_bar
 from benchmarks.projection import read_bandwidth
 from benchmarks.prompts import PROMPT_SET
-from benchmarks.record import RESULTS_FILE, Record, append, read, without_cut_line
+from benchmarks.record import (
+    RESULTS_FILE,
+    Record,
+    append,
+    read,
+    require_same_machine,
+    without_cut_line,
+)
 from benchmarks.run.answers import write_answer
 from benchmarks.run.joules import AUTO, NONE, board_values, modelled_board, radio_values
-from benchmarks.run.plan import Arm, Plan, Task, missing, sampling_values
+from benchmarks.run.models import Models
+from benchmarks.run.plan import Arm, Plan, Task, missing
 from benchmarks.run.presets import PRESETS
-from benchmarks.run.stage import EdgeSpec, RunningLink, TracedEdge, running_edges, running_links
+from benchmarks.run.settings import Settings
+from benchmarks.run.stage import RunningLink, TracedEdge, running_edges, running_links
 from benchmarks.schemes import SAMPLINGS
-from benchmarks.wide_pair import wide_bundle, wide_checkpoint
 from device_runtime.energy.find import KINDS
 from device_runtime.protocol.errors import ConfigError
 from device_runtime.settings import RuntimeSettings
 from device_runtime.writer import Device
+from edge_server.config import DTYPES
 from hw_profiles import LinkProfile, load_link
+
+BENCH = "run"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +65,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--edge-draft", type=Path, help="model of the arm edge-draft (default: the demo pair's)")
     add("--num-ids", type=int, metavar="N",
         help="widen the demo pair's laws to N ids (benchmarks/wide_vocabulary.py)")  # fmt: skip
-    add("--threads", type=int, default=1, help="of each half (default: 1)")
+    add("--dtype", choices=("auto", *DTYPES), default="auto",
+        help="of the edge's model (default: auto, bfloat16 on a GPU, else float32)")  # fmt: skip
+    add("--threads", type=int, default=1, help="of the device's model (default: 1)")
+    add("--edge-threads", type=int, metavar="N",
+        help="of the edge's on a CPU (default: 1 for the demo pair's, else the cores)")  # fmt: skip
     add("--energy", choices=(*KINDS, NONE), default=AUTO,
         help="the device's joules: modelled (default: auto, and none where nothing is known of this "
         "machine); meters are refused, as they see edges and links, too")  # fmt: skip
@@ -66,22 +81,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure what is missing; exit code 0."""
     console = Console(highlight=False, soft_wrap=True, stderr=True, quiet=args.json)
-    plan = plan_from(args)
+    plan = _with_own_draft(plan_from(args), args, console)
     for link in plan.links:
         load_link(link)  # a wrong name shows before anything is started
     args.out.mkdir(parents=True, exist_ok=True)
     bench = Bench(args, plan, console)
-    num_there = plan.num_tasks - sum(len(bench.missing(link)) for link in plan.links)
-    if num_there:
-        console.print(f"{num_there} of {plan.num_tasks} answers are there already")
+    if bench.num_there:
+        console.print(f"{bench.num_there} of {plan.num_answers} answers are there already")
     bench.measure()
-    words = f"{bench.path} holds {plan.num_tasks} answers; next: tandem bench report {bench.path}"
+    words = f"{bench.path} holds {plan.num_answers} answers; next: tandem bench report {bench.path}"
     print(json.dumps({"results": str(bench.path)}) if args.json else words)
     return 0
 
 
 def plan_from(args: argparse.Namespace) -> Plan:
     """The preset, narrowed by what was given; ConfigError for what cannot be."""
+    check_count("--threads", args.threads)
     plan = with_counts(PRESETS[args.preset], args, "repeats", "max_tokens")
     if args.arm:
         plan = replace(plan, arms=tuple(Arm.parse(name) for name in args.arm))
@@ -96,14 +111,19 @@ def plan_from(args: argparse.Namespace) -> Plan:
     return plan
 
 
-@dataclass(slots=True)
-class Models:
-    """What both halves run."""
+def _with_own_draft(plan: Plan, args: argparse.Namespace, console: Console) -> Plan:
+    """Without the arm `edge-draft` where a model was named and none that drafts for it.
 
-    bundle: Path
-    edges: dict[bool, EdgeSpec]
-    names: dict[str, str]
-    """llm and slm, for the records."""
+    The demo pair's SLM, the default, has another tokenizer than the model that was named.
+    """
+    kept = tuple(arm for arm in plan.arms if not arm.edge_drafts)
+    if args.model is None or args.edge_draft is not None or kept == plan.arms:
+        return plan
+    words = "edge-draft needs --edge-draft FOLDER, a small model of the same family as --model's"
+    if args.arm:
+        raise ConfigError(f"the arm {words}")
+    console.print(f"one arm is left out: {words}")
+    return replace(plan, arms=kept)
 
 
 class Bench:
@@ -117,31 +137,40 @@ class Bench:
         self._board = modelled_board(args.energy, args.profile)
         if self._board is None and args.energy == AUTO:
             console.print("no joules: no profile tells this machine's powers; --profile names one")
+        self._models = Models.of(args, console)
+        self._settings = Settings.of(args, plan, self._models, self._board)
         self._facts = collect()
         if self.path.exists():
             without_cut_line(self.path)
         self._records = read(self.path) if self.path.exists() else []
+        self._settings.require(self.path, self._records)
+        require_same_machine([*self._records[:1], Record.of(BENCH, self._facts, {})])
+        self._missing = {
+            link: tasks
+            for link in plan.links
+            if (tasks := missing(list(plan.tasks(link)), self._records))
+        }
 
-    def missing(self, link: str) -> list[Task]:
-        """Answers over this link that the file lacks; warm-ups only before such."""
-        tasks = missing(list(self._plan.tasks(link)), self._records)
-        return tasks if any(not task.is_warmup for task in tasks) else []
+    @property
+    def num_there(self) -> int:
+        """Answers of the plan that the file holds, warm-ups apart."""
+        tasks = chain.from_iterable(self._missing.values())
+        return self._plan.num_answers - sum(not task.is_warmup for task in tasks)
 
     def measure(self) -> None:
         """Everything that is missing."""
-        num_missing = sum(len(self.missing(link)) for link in self._plan.links)
-        if not num_missing:
+        if not self._missing:
             return
-        models = self._models()
         self._facts["read_one_core_bytes_per_s"] = read_bandwidth()
-        device = Device(models.bundle, RuntimeSettings(num_threads=self._args.threads))
+        device = Device(self._models.bundle, RuntimeSettings(num_threads=self._args.threads))
         with ExitStack() as stack:
-            edges = stack.enter_context(running_edges(models.edges, self._args.out))
+            edges = stack.enter_context(
+                running_edges(self._models.edges(self._plan.arms), self._args.out)
+            )
             progress = stack.enter_context(progress_bar(self._console))
-            bar = progress.add_task("", total=num_missing)
-            for link in self._plan.links:
-                if tasks := self.missing(link):
-                    self._measure_link(link, tasks, device, edges, models, (progress, bar))
+            bar = progress.add_task("", total=sum(map(len, self._missing.values())))
+            for link, tasks in self._missing.items():
+                self._measure_link(link, tasks, device, edges, (progress, bar))
 
     def _measure_link(
         self,
@@ -149,7 +178,6 @@ class Bench:
         tasks: Sequence[Task],
         device: Device,
         edges: dict[bool, TracedEdge],
-        models: Models,
         bar: tuple[Progress, Any],
     ) -> None:
         profile = load_link(link)
@@ -159,9 +187,8 @@ class Bench:
                 bar[0].update(bar[1], description=f"{profile.name} {task.arm.name}")
                 values = self._answer(task, device, edges, links, profile)
                 record = Record.of(
-                    "run", self._facts, values | models.names, repeat=task.repeat,
-                    is_warmup=task.is_warmup,
-                )  # fmt: skip
+                    BENCH, self._facts, values, repeat=task.repeat, is_warmup=task.is_warmup
+                )
                 append(self.path, [record])
                 bar[0].advance(bar[1])
 
@@ -174,40 +201,12 @@ class Bench:
         profile: LinkProfile,
     ) -> dict[str, Any]:
         """Write one answer; its settings and results."""
-        arm, plan, sampling = task.arm, self._plan, SAMPLINGS[task.sampling]
-        ends = (None, None) if arm.mode == "device" else (
-            edges[arm.edge_drafts], links[arm.edge_drafts])  # fmt: skip
-        written = write_answer(device, task, sampling, plan.max_tokens, *ends)
+        ends = (None, None) if task.arm.mode == "device" else (
+            edges[task.arm.edge_drafts], links[task.arm.edge_drafts])  # fmt: skip
+        written = write_answer(device, task, SAMPLINGS[task.sampling], self._plan.max_tokens, *ends)
         return {
-            **written.values(), **sampling_values(sampling),
+            **written.values(),
             **(board_values(self._board, written) if self._board is not None else {}),
             **radio_values(written, profile),
-            "arm": arm.name, "lossless": arm.lossless, "link": task.link,
-            "sampling": task.sampling, "prompt": task.prompt.name,
-            "prompt_kind": task.prompt.kind, "seed": task.seed, "max_tokens": plan.max_tokens,
-            "link_rtt_s": profile.rtt_s.value, "link_up_bps": profile.up_bps.value,
-            "link_down_bps": profile.down_bps.value, "slow_start": self._args.slow_start,
-            "device_profile": self._board.name if self._board is not None else None,
-            "num_threads": self._args.threads, "num_ids": device.tokenizer.num_ids,
-        }  # fmt: skip
-
-    def _models(self) -> Models:
-        """What was named, or the demo pair, as it is or widened."""
-        args = self._args
-        num_ids = args.num_ids
-        if num_ids and (args.bundle or args.model):
-            raise ConfigError("--num-ids widens the demo pair; leave --bundle and --model out")
-        llm = args.model or PAIR / "llm"
-        plain: tuple[str, ...] = ("--dtype", "float32", "--threads", str(args.threads))
-        if not num_ids:
-            bundle = args.bundle or exported_slm(self._console)
-        else:
-            bundle, llm = wide_bundle(num_ids), wide_checkpoint("llm", num_ids)
-        edges = {}
-        if any(not arm.edge_drafts and arm.mode != "device" for arm in self._plan.arms):
-            edges[False] = EdgeSpec(llm, plain)
-        if any(arm.edge_drafts for arm in self._plan.arms):
-            draft = args.edge_draft or (
-                wide_checkpoint("slm", num_ids) if num_ids else PAIR / "slm")  # fmt: skip
-            edges[True] = EdgeSpec(llm, (*plain, "--edge-draft", str(draft)))
-        return Models(bundle, edges, {"llm": llm.name, "slm": bundle.name, "dtype": "float32"})
+            **self._settings.for_task(task),
+        }

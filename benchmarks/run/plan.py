@@ -11,7 +11,6 @@ from benchmarks.prompts import Prompt
 from benchmarks.record import Record
 from device_runtime.lossy import METHODS
 from device_runtime.protocol.errors import ConfigError
-from device_runtime.protocol.sampling import Sampling
 from device_runtime.writer import Mode
 
 ALONE: dict[str, tuple[Mode, bool]] = {
@@ -122,14 +121,6 @@ class Plan:
     @property
     def _num_cells(self) -> int:
         return len(self.links) * len(self.samplings) * len(self.arms)
-
-
-def sampling_values(sampling: Sampling) -> dict[str, float]:
-    """By the keys of `benchmarks.record_keys`."""
-    return {
-        "temperature": sampling.temperature, "top_k": sampling.top_k, "top_p": sampling.top_p,
-        "min_p": sampling.min_p,
-    }  # fmt: skip
 
 
 def missing(tasks: Sequence[Task], records: Sequence[Record]) -> list[Task]:

@@ -11,11 +11,13 @@ import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from benchmarks.record import read
 from benchmarks.run import cli
+from benchmarks.run.models import Models
 from benchmarks.run.parts import PARTS
-from benchmarks.run.plan import key_of
+from benchmarks.run.plan import Arm, Plan, key_of
 from benchmarks.run.presets import QUICK
 from device_runtime.protocol.errors import ConfigError
 from hw_profiles import ProfileError
@@ -43,10 +45,52 @@ def test_options_narrow_the_preset() -> None:
 def test_wrong_options_are_refused_before_anything_starts(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--repeats is 0"):
         cli.plan_from(parsed("--repeats", "0"))
+    with pytest.raises(ConfigError, match="--threads is 0"):
+        cli.plan_from(parsed("--threads", "0"))
     with pytest.raises(ProfileError, match="no link profile 'lta'"):
         cli.run(parsed("--out", str(tmp_path), "--link", "lta"))
     with pytest.raises(ConfigError, match="--num-ids widens the demo pair"):
         cli.run(parsed("--out", str(tmp_path), "--num-ids", "9000", "--model", "llm"))
+
+
+def test_a_model_of_ones_own_brings_its_own_draft_or_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[list[str]] = []
+
+    class Bench:
+        path, num_there = tmp_path, 0
+
+        def __init__(self, _: argparse.Namespace, plan: Plan, __: object) -> None:
+            seen.append([arm.name for arm in plan.arms])
+
+        def measure(self) -> None:
+            pass
+
+    monkeypatch.setattr(cli, "Bench", Bench)
+    own = ["--out", str(tmp_path), "--model", "llm", "--quick"]
+    for more in ([], ["--edge-draft", "slm"], ["--arm", "edge"]):
+        assert cli.run(parsed(*own, *more)) == 0
+    every = [arm.name for arm in QUICK.arms]
+    assert seen == [[name for name in every if name != "edge-draft"], every, ["edge"]]
+    assert capsys.readouterr().err.count("one arm is left out: edge-draft needs --edge-draft") == 1
+    with pytest.raises(ConfigError, match="arm edge-draft needs --edge-draft FOLDER"):
+        cli.run(parsed(*own, "--arm", "edge-draft"))
+
+
+def test_halves_run_as_they_would_elsewhere_unless_told() -> None:
+    console = Console(quiet=True)
+    own = Models.of(parsed("--model", "llm", "--bundle", "slm"), console)
+    assert own.edges(QUICK.arms)[False].arguments == ("--dtype", own.dtype)
+    told = Models.of(
+        parsed("--model", "llm", "--bundle", "slm", "--dtype", "bfloat16", "--edge-threads", "3"),
+        console,
+    )
+    plain = ("--dtype", "bfloat16", "--threads", "3")
+    specs = told.edges(QUICK.arms)
+    assert specs[False].arguments == plain
+    assert specs[True].arguments[:-1] == (*plain, "--edge-draft")
+    assert told.edges([Arm.parse("device")]) == {}
 
 
 def command(out: Path) -> list[str]:
