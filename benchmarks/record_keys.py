@@ -83,6 +83,7 @@ REGISTRY: Mapping[str, Key] = MappingProxyType({
     "lossless": _setting(bool, "", "the text has exactly the LLM's law"),
     "gamma": _setting(int, "tokens", "draft length", _not_negative),
     "seed": _setting(int, "1", "seed of the generation"),
+    "device_seed": _setting(int, "1", "of the device's own coins; fresh ones if left out"),
     "temperature": _setting(float, "1", "0 is greedy", _not_negative),
     "top_k": _setting(int, "tokens", "0 is off", _not_negative),
     "top_p": _setting(float, "1", "1 is off", _share),

@@ -61,6 +61,9 @@ class WriteConfig:
     sampling: Sampling
     max_tokens: int
     seed: int = field(default_factory=random_seed)
+    device_seed: int | None = None
+    """Of the device's own coins. None takes fresh ones; a bench whose answers must be repeatable
+    gives one that nothing of `seed` can be told from."""
     is_seed_given: bool = False
     """The seed is somebody's choice, so the same one must give the same text (`auto`)."""
     lossy: bool = False
@@ -187,6 +190,8 @@ class Answer:
 
     def _write(self, link: EdgeLink | None) -> AsyncIterator[Piece]:
         drafter, generation, transcript = self._device.drafter, self._generation, self.transcript
+        seed = self.config.device_seed
+        coins = fresh_coins() if seed is None else device_coins(seed)
         mode, policy = self.config.mode, self._method.policy
         if mode == "split" and isinstance(policy, Router):
             num_ids = self._device.tokenizer.num_ids
@@ -197,17 +202,15 @@ class Answer:
         if mode == "device":
             num_ids = self._device.tokenizer.num_ids
             return write_device_only(
-                drafter, self.prompt_ids, generation, num_ids, fresh_coins(), transcript
+                drafter, self.prompt_ids, generation, num_ids, coins, transcript
             )
         assert link is not None
         if mode == "edge":
             return write_edge_only(link, generation, transcript)
         if policy is not None and not isinstance(policy, Router):
-            return write_lossy(
-                link, drafter, generation, policy, fresh_coins(), transcript, self.counts
-            )
+            return write_lossy(link, drafter, generation, policy, coins, transcript, self.counts)
         return write_split(
-            link, drafter, generation, self.config.gamma, fresh_coins(), transcript, self.counts,
+            link, drafter, generation, self.config.gamma, coins, transcript, self.counts,
             times=self._times, local_after_s=self.config.local_after_s,
         )  # fmt: skip
 

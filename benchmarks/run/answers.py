@@ -62,7 +62,7 @@ def write_answer(
     arm = task.arm
     config = WriteConfig(
         arm.mode, arm.scheme or "dssd-thinned", arm.gamma or 0, sampling, max_tokens,
-        seed=task.seed, lossy=not arm.lossless,
+        seed=task.seed, device_seed=task.device_seed, lossy=not arm.lossless,
     )  # fmt: skip
     answer = Answer(device, config, device.encode(task.prompt.text, system=None))
     device.drafter.truncate(0)

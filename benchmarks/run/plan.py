@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -67,6 +68,18 @@ class Task:
     seed: int
     """Of the edge's draws: the same for all arms, so that exact repeats are the same text."""
     is_warmup: bool = False
+
+    @property
+    def device_seed(self) -> int:
+        """Of the device's coins: the same for all arms, and another one for every `seed`.
+
+        A device's coins share nothing with the edge's, or the law would bend. A hash of the seed
+        does share nothing that a draw could show: the edge's are SplitMix64 keyed by the seed itself,
+        these a Philox that begins at SHA-256 of it. Who reads the code can foretell both, which
+        matters to nobody in a bench. Six bytes, which every reader of JSON keeps.
+        """
+        words = f"tandem bench run: the device's coins of seed {self.seed}"
+        return int.from_bytes(hashlib.sha256(words.encode()).digest()[:6], "big")
 
     @property
     def key(self) -> tuple[Any, ...]:

@@ -59,6 +59,7 @@ class Settings:
             "sampling": task.sampling, "temperature": sampling.temperature,
             "top_k": sampling.top_k, "top_p": sampling.top_p, "min_p": sampling.min_p,
             "prompt": task.prompt.name, "prompt_kind": task.prompt.kind, "seed": task.seed,
+            "device_seed": task.device_seed if task.arm.mode != "edge" else None,
         }  # fmt: skip
 
     def require(self, path: Path, records: Iterable[Record]) -> None:

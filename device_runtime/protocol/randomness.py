@@ -166,7 +166,7 @@ def edge_streams(seed: int, epoch: int, round_number: int, position: int) -> Str
 
 
 def device_coins(seed: int) -> UniformCoins:
-    """The device's own coins; the seed is fresh entropy (`writer.fresh_coins`), or a test's."""
+    """The device's own coins; the seed is fresh entropy (`writer.fresh_coins`), or a bench's."""
     return UniformCoins(np.random.Generator(np.random.Philox(seed)).random)
 
 

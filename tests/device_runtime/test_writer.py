@@ -80,7 +80,9 @@ class ScriptedDrafter:
         return row
 
 
-async def written(name: str, prompt: list[str], answer: list[str], *, is_chat: bool) -> list[str]:
+async def written(
+    name: str, prompt: list[str], answer: list[str], *, is_chat: bool, **more: Any
+) -> list[str]:
     """The pieces of an answer that the model writes in these tokens."""
     tokenizer = TOKENIZERS[name]
     script = ids_of(tokenizer, answer)
@@ -90,7 +92,9 @@ async def written(name: str, prompt: list[str], answer: list[str], *, is_chat: b
         drafter=ScriptedDrafter(script, tokenizer.num_ids),
         bundle=SimpleNamespace(manifest=manifest),
     )
-    config = WriteConfig("device", "coupled", 4, Sampling(0.0), len(script), is_chat=is_chat)
+    config = WriteConfig(
+        "device", "coupled", 4, Sampling(0.0), len(script), is_chat=is_chat, **more
+    )
     result = Answer(device, config, ids_of(tokenizer, prompt))
     return [piece.text async for piece in result.pieces(None)]
 
@@ -158,4 +162,6 @@ async def test_an_answers_coins_are_fresh_and_not_the_generations_seed(
         await written("byte level", ["a"], ["a"], is_chat=False)
     assert len(set(seeds)) == 3
     assert min(seeds) > 2**64  # but for one time in 2^62
+    await written("byte level", ["a"], ["a"], is_chat=False, device_seed=5)
+    assert seeds[3:] == [5]
     assert writer.fresh_coins().choose(2**40) != writer.fresh_coins().choose(2**40)

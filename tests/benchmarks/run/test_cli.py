@@ -121,8 +121,11 @@ def test_a_run_that_was_killed_goes_on_where_it_was(tmp_path: Path) -> None:
     num_warmups = sum(record.is_warmup for record in records)
     assert len(records) - num_warmups == plan.num_answers
     assert len(plan.arms) < num_warmups <= 2 * len(plan.arms)  # those that went on began cold
+    texts: dict[object, object] = {}
     for record in records:
         results = record.results
+        # A warm-up that came again wrote the same: nothing was drawn that the record does not tell.
+        assert texts.setdefault(key_of(record), results["token_ids"]) == results["token_ids"]
         assert len(results["token_ids"]) == plan.max_tokens
         if record.settings["arm"] == "dssd-thinned/4" and "round_wall_s" in results:
             parts = [results[f"round_{name}_s"] for name in PARTS]

@@ -62,6 +62,15 @@ def test_arms_alternate_within_each_prompt_in_changing_order() -> None:
     assert len({task.seed for task in tasks}) == 12
 
 
+def test_arms_share_the_devices_coins_and_prompts_do_not() -> None:
+    tasks = [task for task in PLAN.tasks("lte") if not task.is_warmup]
+    assert len({(task.seed, task.device_seed) for task in tasks}) == 12
+    assert len({task.device_seed for task in tasks}) == 12
+    # Where a JSON reader keeps every digit, and far from the generation's own.
+    assert max(task.device_seed for task in tasks) < 2**53
+    assert not {task.device_seed for task in tasks} & {task.seed for task in tasks}
+
+
 def test_the_order_is_the_same_every_time() -> None:
     assert list(PLAN.tasks("lte")) == list(PLAN.tasks("lte"))
 

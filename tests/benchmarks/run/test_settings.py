@@ -35,7 +35,7 @@ def a_checkpoint(folder: Path, number: int = 0) -> Path:
     return folder
 
 
-TOLD_APART = ("arm", "link", "sampling", "prompt", "prompt_kind", "seed")
+TOLD_APART = ("arm", "link", "sampling", "prompt", "prompt_kind", "seed", "device_seed")
 """Settings that answers of one cell differ in, or that make the cell."""
 
 
