@@ -20,6 +20,8 @@ class LinkProcess(VerbProcess):
              *arguments],
             reads_stdin=True,
         )  # fmt: skip
+        self.realtime = False
+        """Whether the proxy has a real-time priority; known once it is ready."""
 
     def __enter__(self) -> LinkProcess:
         super().__enter__()
@@ -28,6 +30,7 @@ class LinkProcess(VerbProcess):
     def ready(self) -> tuple[str, int]:
         """Host and port that devices connect to."""
         facts = self.line()
+        self.realtime = bool(facts["realtime"])
         return facts["host"], facts["port"]
 
     def counts(self) -> dict[str, Any]:

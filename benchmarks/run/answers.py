@@ -26,7 +26,7 @@ class Written:
     busy_s: float
     """CPU time of this process, which plays the device, over all threads."""
     bills: dict[str, dict[str, Any]] | None
-    """What the link carried for the answer, each way; its connection apart."""
+    """What the link carried for the answer, each way, and how late; its connection apart."""
     jobs: tuple[Answered, ...]
 
     def values(self) -> dict[str, Any]:
@@ -45,9 +45,19 @@ class Written:
             "accepted_at": accepted or None,
             "engine_s": sum(job.engine_s for job in self.jobs) if self.jobs else None,
         }
-        if self.bills is not None:
-            values |= {f"wire_bytes_{way}": bill["wire_bytes"] for way, bill in self.bills.items()}
-        return values
+        return values | self._link_values()
+
+    def _link_values(self) -> dict[str, Any]:
+        if self.bills is None:
+            return {}
+        late = self.bills["late"]
+        deliveries = late["deliveries"] or 1
+        return {
+            "wire_bytes_up": self.bills["up"]["wire_bytes"],
+            "wire_bytes_down": self.bills["down"]["wire_bytes"],
+            "link_late_s": late["sum_s"] / deliveries,
+            "link_late_share": late["over_1ms"] / deliveries,
+        }
 
 
 def write_answer(

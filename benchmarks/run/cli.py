@@ -191,6 +191,9 @@ class Bench:
                 )
                 append(self.path, [record])
                 bar[0].advance(bar[1])
+            for running in links.values():
+                if doubt := running.doubt():
+                    self._console.print(f"{profile.name}: {doubt}")
 
     def _answer(
         self,
@@ -201,12 +204,15 @@ class Bench:
         profile: LinkProfile,
     ) -> dict[str, Any]:
         """Write one answer; its settings and results."""
-        ends = (None, None) if task.arm.mode == "device" else (
-            edges[task.arm.edge_drafts], links[task.arm.edge_drafts])  # fmt: skip
-        written = write_answer(device, task, SAMPLINGS[task.sampling], self._plan.max_tokens, *ends)
+        alone = task.arm.mode == "device"
+        edge = None if alone else edges[task.arm.edge_drafts]
+        link = None if alone else links[task.arm.edge_drafts]
+        sampling = SAMPLINGS[task.sampling]
+        written = write_answer(device, task, sampling, self._plan.max_tokens, edge, link)
         return {
             **written.values(),
             **(board_values(self._board, written) if self._board is not None else {}),
             **radio_values(written, profile),
             **self._settings.for_task(task),
+            "link_realtime": None if link is None else link.realtime,
         }

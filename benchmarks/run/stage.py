@@ -15,6 +15,8 @@ from benchmarks.link_process import LinkProcess
 from edge_server.trace import Answered, read_trace
 
 TRACE_PATIENCE_S = 1.0
+MAX_LATE_SHARE = 0.01
+"""Of deliveries that come more than 1 ms late: above that a link's times are in doubt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,32 @@ class RunningLink:
         self.url = f"http://{host}:{port}"
         self._process = process
 
+    @property
+    def realtime(self) -> bool:
+        """Whether the proxy has a real-time priority."""
+        return self._process.realtime
+
     def bills(self) -> dict[str, dict[str, Any]]:
-        """Totals each way so far (`benchmarks.link.model.Bill`)."""
+        """Totals so far: `up` and `down` (`benchmarks.link.model.Bill`), and the emulator's error.
+
+        The latter is `late` (`benchmarks.link.proxy.Lateness`).
+        """
         counts = self._process.counts()
-        return {way: counts[way] for way in ("up", "down")}
+        return {name: counts[name] for name in ("up", "down", "late")}
+
+    def doubt(self) -> str | None:
+        """Why the link was not the one it stands for; None where it was."""
+        return doubt_of(self.bills()["late"], realtime=self.realtime)
+
+
+def doubt_of(late: dict[str, Any], *, realtime: bool) -> str | None:
+    """A warning where more deliveries than MAX_LATE_SHARE came over 1 ms late."""
+    if late["over_1ms"] <= MAX_LATE_SHARE * late["deliveries"]:
+        return None
+    mean_s = late["sum_s"] / late["deliveries"]
+    advice = "" if realtime else "; as root the link takes a real-time priority"
+    return (
+        f"the emulated link was more than 1 ms late for {late['over_1ms']} of {late['deliveries']} "
+        f"deliveries ({1e3 * mean_s:.2f} ms on average, {1e3 * late['max_s']:.0f} ms at most): this "
+        f"machine is too busy to play it, and its times are longer than the link's{advice}"
+    )

@@ -130,6 +130,8 @@ def test_a_run_that_was_killed_goes_on_where_it_was(tmp_path: Path) -> None:
         if record.settings["arm"] == "dssd-thinned/4" and "round_wall_s" in results:
             parts = [results[f"round_{name}_s"] for name in PARTS]
             assert sum(parts) == pytest.approx(results["round_wall_s"])
+            assert 0 <= results["link_late_s"] < 0.1 and 0 <= results["link_late_share"] <= 1
+            assert "link_realtime" in record.settings
             assert results["round_up_s"] >= 0.01 and results["round_down_s"] >= 0.01
     subprocess.run(command(tmp_path), check=True, capture_output=True)
     assert read(path) == records
