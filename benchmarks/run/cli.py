@@ -167,7 +167,7 @@ class Bench:
             edges = stack.enter_context(
                 running_edges(self._models.edges(self._plan.arms), self._args.out)
             )
-            progress = stack.enter_context(progress_bar(self._console))
+            progress = stack.enter_context(progress_bar(self._console, refreshes=False))
             bar = progress.add_task("", total=sum(map(len, self._missing.values())))
             for link, tasks in self._missing.items():
                 self._measure_link(link, tasks, device, edges, (progress, bar))
@@ -184,7 +184,8 @@ class Bench:
         arguments = ["--slow-start"] if self._args.slow_start else []
         with running_links(link, edges, arguments) as links:
             for task in tasks:
-                bar[0].update(bar[1], description=f"{profile.name} {task.arm.name}")
+                words = f"{profile.name} {task.arm.name}"
+                bar[0].update(bar[1], description=words, refresh=True)
                 values = self._answer(task, device, edges, links, profile)
                 record = Record.of(
                     BENCH, self._facts, values, repeat=task.repeat, is_warmup=task.is_warmup
