@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import groupby
+from pathlib import Path
 
 import pytest
 
 from benchmarks.prompts import PROMPT_SET
 from benchmarks.record import Record
+from benchmarks.run import presets
 from benchmarks.run.plan import Arm, Plan, Task, missing
-from benchmarks.run.presets import PAPERS, PRESETS, WORST, WORST_LINK
+from benchmarks.run.presets import FULL, PAPERS, PRESETS, WORST, WORST_LINK
 from benchmarks.schemes import SAMPLINGS
 from device_runtime.protocol.errors import ConfigError
 from hw_profiles import load_link
@@ -103,6 +105,11 @@ def test_presets_name_what_exists(plan: Plan) -> None:
     assert set(plan.samplings) <= SAMPLINGS.keys()
     keys = [task.key for link in plan.links for task in plan.tasks(link)]
     assert len(set(keys)) == len(keys) == plan.num_tasks
+
+
+def test_the_full_grid_is_as_long_as_it_says() -> None:
+    text = Path(presets.__file__).read_text(encoding="utf-8")
+    assert f"A night: {FULL.num_tasks:,} answers" in text
 
 
 def test_the_papers_grid_is_the_papers() -> None:
