@@ -16,7 +16,8 @@ from device_runtime.round_clock import RoundClock
 from edge_server.trace import Answered
 
 PARTS = ("draft", "encode", "up", "queue", "verify", "judge", "down", "settle", "remainder")
-"""In the order of time; `verify` is the batch in the engine, logits to law included."""
+"""In the order of time. `verify` is the batch in the engine. Logits become laws there on a GPU; on CPUs
+they do on the event loop, when the batch is judged: in `judge`."""
 
 
 def round_parts(clocks: Sequence[RoundClock], jobs: Sequence[Answered]) -> dict[str, float]:
