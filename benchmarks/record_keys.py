@@ -172,6 +172,9 @@ REGISTRY: Mapping[str, Key] = MappingProxyType({
     "frames_up": _result(int, "1", "messages to the edge"),
     "frames_down": _result(int, "1", "messages to the device"),
     "connect_s": _result(float, "s", "connection and handshake, before the answer begins"),
+    "message_gaps_s": Key(
+        "results", float, "s", "between messages that bring text", _not_negative, is_series=True
+    ),
     "inter_token_p50_s": _result(float, "s", "between tokens as they become certain, median"),
     "inter_token_p90_s": _result(float, "s", "the same, 90th percentile"),
     "inter_token_p99_s": _result(float, "s", "the same, 99th percentile"),

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.run.parts import acceptance_by_place, gap_percentiles, round_parts
+from benchmarks.run.parts import acceptance_by_place, message_gaps, round_parts
 from benchmarks.run.plan import Task
 from benchmarks.run.stage import RunningLink, TracedEdge
 from device_runtime.link import LinkSettings
@@ -28,6 +28,8 @@ class Written:
     bills: dict[str, dict[str, Any]] | None
     """What the link carried for the answer, each way, and how late; its connection apart."""
     jobs: tuple[Answered, ...]
+    arrivals_s: tuple[float, ...]
+    """When each message's text was there; a device that writes alone has a message a token."""
 
     def values(self) -> dict[str, Any]:
         """By the keys of `benchmarks.record_keys`."""
@@ -37,8 +39,8 @@ class Written:
         parts = round_parts(answer.round_clocks, self.jobs)
         values = {
             **{name: value for name, value in summary.items() if name != "text"},
-            **gap_percentiles(answer.transcript.times_s),
             **{f"round_{name}_s": seconds for name, seconds in parts.items()},
+            "message_gaps_s": message_gaps(self.arrivals_s),
             "connect_s": self.connect_s,
             "device_busy_s": self.busy_s,
             "judged_at": judged or None,
@@ -89,8 +91,11 @@ async def _written(
             way = await stack.enter_async_context(link_to(LinkSettings(link.url), device))
             connect_s, before = time.monotonic() - started_s, link.bills()
         busy_s = time.process_time()
-        async for _ in answer.pieces(way):
-            pass
+        arrivals_s: list[float] = []
+        async for _ in answer.pieces(way):  # those of one message follow without a pause
+            newest_s = answer.transcript.times_s[-1]
+            if arrivals_s[-1:] != [newest_s]:
+                arrivals_s.append(newest_s)
         busy_s = time.process_time() - busy_s
         if link is not None:
             after = link.bills()
@@ -99,7 +104,7 @@ async def _written(
         started_s = answer.transcript.started_s
         noted = edge.jobs(at_least=1 + len(answer.round_clocks))
         jobs = tuple(job for job in noted if job.sent_s > started_s)
-    return Written(answer, connect_s, busy_s, _difference(before, after), jobs)
+    return Written(answer, connect_s, busy_s, _difference(before, after), jobs, tuple(arrivals_s))
 
 
 def _difference(

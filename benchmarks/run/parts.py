@@ -65,11 +65,6 @@ def acceptance_by_place(clocks: Sequence[RoundClock]) -> tuple[list[int], list[i
     return judged, accepted
 
 
-def gap_percentiles(times_s: Sequence[float]) -> dict[str, float]:
-    """Between tokens as they become certain; empty for fewer than two tokens."""
-    gaps_s = np.diff(times_s)
-    if not len(gaps_s):
-        return {}
-    return {
-        f"inter_token_p{share}_s": float(np.percentile(gaps_s, share)) for share in (50, 90, 99)
-    }
+def message_gaps(arrivals_s: Sequence[float]) -> list[float]:
+    """Seconds between messages that bring text: what a reader waits. To the microsecond."""
+    return [round(later - earlier, 6) for earlier, later in pairwise(arrivals_s)]

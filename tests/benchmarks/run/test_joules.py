@@ -33,7 +33,7 @@ BILLS = {
     "up": {"wire_bytes": 600, "packets": 3}, "down": {"wire_bytes": 1000, "packets": 2},
     "late": {"deliveries": 5, "sum_s": 0.01, "max_s": 0.009, "over_1ms": 1},
 }  # fmt: skip
-WRITTEN: Any = Written(Answer(), 0.1, 0.5, BILLS, ())  # type: ignore[arg-type]
+WRITTEN: Any = Written(Answer(), 0.1, 0.5, BILLS, (), ())  # type: ignore[arg-type]
 
 
 def test_a_model_tells_waiting_from_computing() -> None:

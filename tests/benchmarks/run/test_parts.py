@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.run.parts import PARTS, acceptance_by_place, gap_percentiles, round_parts
+from benchmarks.run.parts import PARTS, acceptance_by_place, message_gaps, round_parts
 from device_runtime.round_clock import RoundClock
 from edge_server.trace import Answered
 
@@ -72,8 +72,6 @@ def test_acceptance_is_counted_by_place() -> None:
     assert acceptance_by_place([]) == ([], [])
 
 
-def test_gaps_between_tokens() -> None:
-    assert gap_percentiles([1.0]) == {}
-    found = gap_percentiles([0.0, 0.1, 0.2, 0.4, 0.8])
-    assert found["inter_token_p50_s"] == pytest.approx(0.15)
-    assert found["inter_token_p99_s"] == pytest.approx(0.394)
+def test_gaps_between_messages() -> None:
+    assert message_gaps([]) == message_gaps([1.0]) == []
+    assert message_gaps([0.0, 0.1, 0.2000004, 0.4]) == [0.1, 0.1, 0.2]
