@@ -175,9 +175,6 @@ REGISTRY: Mapping[str, Key] = MappingProxyType({
     "message_gaps_s": Key(
         "results", float, "s", "between messages that bring text", _not_negative, is_series=True
     ),
-    "inter_token_p50_s": _result(float, "s", "between tokens as they become certain, median"),
-    "inter_token_p90_s": _result(float, "s", "the same, 90th percentile"),
-    "inter_token_p99_s": _result(float, "s", "the same, 99th percentile"),
     "round_wall_s": _result(float, "s", "from one draft's start to the next one's, mean of rounds"),
     "round_draft_s": _result(float, "s", "of that, device: drafting"),
     "round_encode_s": _result(float, "s", "of that, device: the block to bytes"),

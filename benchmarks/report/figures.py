@@ -7,11 +7,12 @@ not weigh as much as a long one. An answer that lacks one of the two is left out
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
+
+import numpy as np
 
 from benchmarks.report.estimates import ENOUGH_REPEATS, coverage_note
 
@@ -25,6 +26,10 @@ ROUND_PARTS = (
     "draft", "encode", "up", "queue", "verify", "judge", "down", "settle", "remainder",
 )  # fmt: skip
 """Of a round, in the order they happen; `remainder` is what no clock covers."""
+
+
+_ENOUGH_GAPS = 300
+"""Of which three are longer than the 99th percentile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,12 +149,12 @@ def ratio(above: Quantity, below: Quantity) -> Formula:
     return formula
 
 
-def middle(quantity: Quantity) -> Formula:
-    """The median answer's: percentiles cannot be added up."""
+def _gap(share: int, at_least: int = 1) -> Formula:
+    """This percentile of the gaps between messages, of all answers together; None for too few gaps."""
 
     def formula(answers: Sequence[Results]) -> float | None:
-        values = [value for answer in answers if (value := quantity(answer)) is not None]
-        return statistics.median(values) if values else None
+        gaps_s = [gap for answer in answers for gap in answer.get("message_gaps_s", ())]
+        return float(np.percentile(gaps_s, share)) if len(gaps_s) >= at_least else None
 
     return formula
 
@@ -167,9 +172,9 @@ _FIGURES = (
     Figure("time_per_token_s", "time per token", "ms", 1e3,
            ratio(_after_first_s, _tokens_after_first)),
     Figure("ttft_s", "first token", "ms", 1e3, mean(of("ttft_s"))),
-    Figure("inter_token_p50_s", "between tokens, p50", "ms", 1e3, middle(of("inter_token_p50_s"))),
-    Figure("inter_token_p90_s", "between tokens, p90", "ms", 1e3, middle(of("inter_token_p90_s"))),
-    Figure("inter_token_p99_s", "between tokens, p99", "ms", 1e3, middle(of("inter_token_p99_s"))),
+    Figure("message_gap_p50_s", "between messages, p50", "ms", 1e3, _gap(50)),
+    Figure("message_gap_p90_s", "between messages, p90", "ms", 1e3, _gap(90)),
+    Figure("message_gap_p99_s", "between messages, p99", "ms", 1e3, _gap(99, _ENOUGH_GAPS)),
     Figure("tokens_per_s", "tokens per second", "", 1, ratio(num_tokens, of("wall_s")),
            less_is_better=False),
     Figure("tokens_per_round", "tokens per round", "", 1, ratio(num_tokens, of("rounds")),
@@ -206,8 +211,8 @@ NOTES = (
     "Every figure is the median over the repeats; a repeat's is a total over its prompts.",
     coverage_note(),
     f"Arms are told apart from {ENOUGH_REPEATS} repeats on, where their brackets do not meet.",
-    "Time per token is that of the tokens after the first.",
-    "Between tokens: as they become certain; percentiles are the median answer's.",
+    "Time per token is that after the first message, over the tokens that came after it.",
+    f"Between messages that bring text; p99 from {_ENOUGH_GAPS} gaps a repeat on.",
     "Bytes are per token; with headers: all that crossed the emulated link, those of TCP and IP too.",
     "Device energy is the board's and the radio's. An emulated link has no radio: its is modelled.",
     "Sessions of one edge: answer time over engine time, as if it never paused and batched nothing.",

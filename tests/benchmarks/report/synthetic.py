@@ -113,8 +113,8 @@ def _record(link: Link, sampling: str, arm: str, prompt: str, repeat: int) -> Re
     for name in [name for name in values if name.endswith("wall_s") or name == "ttft_s"]:
         values[name] *= slowness
     values |= {
-        "inter_token_p50_s": values["tpot_s"] * 0.2, "inter_token_p90_s": values["tpot_s"] * 2.5,
-        "inter_token_p99_s": values["tpot_s"] * 4.0, "compute_j": 3.2 * busy,
+        "message_gaps_s": [values["tpot_s"] * scale for scale in (0.5, 1.0, 1.5)],
+        "compute_j": 3.2 * busy,
         "wait_j": 2.7 * values["wall_s"], "gross_j": 3.2 * busy + 2.7 * values["wall_s"],
         "radio_j": 0.0 if family == "device" else link.radio_j_per_token * ANSWER,
     }  # fmt: skip

@@ -47,7 +47,7 @@ def test_tokens_that_came_with_the_first_cost_no_time_after_it() -> None:
 
 
 def test_what_was_not_measured_has_no_figure() -> None:
-    for name in ("j_per_token", "inter_token_p50_s", "round_draft_s", "connect_s"):
+    for name in ("j_per_token", "message_gap_p50_s", "round_draft_s", "connect_s"):
         assert value(name) is None
 
 
@@ -62,9 +62,18 @@ def test_a_total_of_nothing_has_no_ratio() -> None:
         assert value(name, one_token) is None
 
 
-def test_percentiles_are_those_of_the_median_answer() -> None:
-    answers = [answer(inter_token_p90_s=p90_s).results for p90_s in (0.1, 0.9, 0.2)]
-    assert value("inter_token_p90_s", *answers) == 0.2
+def test_percentiles_are_of_the_gaps_of_all_answers_together() -> None:
+    answers = [answer(message_gaps_s=gaps).results for gaps in ([0.1] * 9, [0.2], [])]
+    assert value("message_gap_p50_s", *answers) == pytest.approx(0.1)
+    assert value("message_gap_p90_s", *answers) == pytest.approx(0.11)  # a tenth of the way
+
+
+@pytest.mark.parametrize(("num_gaps", "is_told"), [(299, False), (300, True)])
+def test_a_rare_percentile_takes_many_gaps(num_gaps: int, is_told: bool) -> None:
+    gaps = [index / num_gaps for index in range(num_gaps)]
+    found = value("message_gap_p99_s", answer(message_gaps_s=gaps).results)
+    assert (found is not None) is is_told
+    assert found is None or found == pytest.approx(0.99, abs=0.01)
 
 
 def test_parts_of_rounds_are_weighed_by_rounds() -> None:
