@@ -17,6 +17,8 @@ from hw_profiles.schema import MeasuringPoint
 
 TOTAL_RAILS = ("VDD_IN", "POM_5V_IN")
 """Rails that hold all others, on boards without a profile."""
+HOLDERS = {"VDDQ_VDD2_1V8AO": "VIN_SYS_5V0"}
+"""Rail → the one whose reading holds it already (AGX Orin; sources: its profile)."""
 SAMPLE_PERIOD_S = 0.1
 """A register takes about half a millisecond over I2C; three rails have six."""
 
@@ -50,8 +52,14 @@ def rails_of(folders: list[Path]) -> list[Rail]:
     return rails
 
 
+def _outer(rails: list[Rail]) -> list[Rail]:
+    """Those that no other one of them holds."""
+    labels = {rail.label for rail in rails}
+    return [rail for rail in rails if HOLDERS.get(rail.label) not in labels]
+
+
 class Ina3221Meter:
-    """A Jetson's rails: the total where there is one, else the sum of all, never both."""
+    """A Jetson's rails: the total where there is one, else their sum; nothing is counted twice."""
 
     def __init__(
         self, folders: list[Path], total_rail: str | None = None, wall: WallFit | None = None
@@ -60,7 +68,7 @@ class Ina3221Meter:
         rails = rails_of(folders)
         names = (total_rail, *TOTAL_RAILS)
         total = next((r for name in names for r in rails if r.label == name), None)
-        self._rails = rails if total is None else [total]
+        self._rails = _outer(rails) if total is None else [total]
         if not rails:
             raise MeterError("the INA3221 has no channel that is connected")
         labels = ", ".join(rail.label for rail in self._rails)

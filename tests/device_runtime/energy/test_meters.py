@@ -63,13 +63,22 @@ def test_an_orin_nano_reads_its_total_rail_and_not_its_parts_too() -> None:
     assert meter.read() == pytest.approx(milli[0] * milli[1] / 1e6)
 
 
-def test_an_agx_orin_sums_the_rails_of_both_chips() -> None:
+def test_an_agx_orin_sums_its_rails_and_counts_none_twice() -> None:
     meter = open_meter(root=HERE / "jetson-agx-orin", run=no_commands)
     assert meter.facts.point == "rails"
-    assert "NC" not in meter.facts.covers
-    assert meter.read() == pytest.approx(19 * 0.21 + 19 * 0.1 + 5 * 0.6 + 5 * 0.12)
+    assert "the sum of VDD_GPU_SOC, VDD_CPU_CV, VIN_SYS_5V0;" in meter.facts.covers
+    assert meter.read() == pytest.approx(19 * 0.21 + 19 * 0.1 + 5 * 0.6)
     assert meter.facts.wall is not None
     assert meter.facts.wall.joules(10.0, 2.0) == pytest.approx(10 + 2 * 7.16)
+
+
+def test_a_rail_counts_where_the_one_that_holds_it_is_not_connected(
+    copy: Callable[[str], Path],
+) -> None:
+    root = copy("jetson-agx-orin")
+    next(root.rglob("hwmon3/in3_label")).write_text("NC\n")
+    meter = open_meter("ina3221", root=root, run=no_commands)
+    assert meter.read() == pytest.approx(19 * 0.21 + 19 * 0.1 + 5 * 0.12)
 
 
 def test_a_thor_reads_its_total_by_the_other_chip() -> None:
@@ -81,7 +90,7 @@ def test_a_thor_reads_its_total_by_the_other_chip() -> None:
 def test_a_rail_that_is_gone_is_a_failed_reading(copy: Callable[[str], Path]) -> None:
     root = copy("jetson-agx-orin")
     meter = open_meter("ina3221", root=root, run=no_commands)
-    next(root.rglob("hwmon4/curr2_input")).unlink()
+    next(root.rglob("hwmon3/curr2_input")).unlink()
     with pytest.raises(OSError, match="no reading"):
         meter.read()
 
