@@ -80,6 +80,8 @@ class ChatTemplate:
         ]
         variables = {
             "messages": masked,
+            "tools": None,  # as transformers has it, and with it the edge
+            "documents": None,
             "add_generation_prompt": add_generation_prompt,
             "bos_token": self.bos_token,
             "eos_token": self.eos_token,

@@ -103,6 +103,14 @@ def _strftime_now(layout: str) -> str:
     return datetime.now().astimezone().strftime(layout)
 
 
-def _tojson(value: Any, indent: int | None = None) -> str:
-    # Jinja's own filter escapes for HTML, which would change what the model reads.
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    # As transformers has it. Jinja's own escapes for HTML, which would change what the model reads.
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )

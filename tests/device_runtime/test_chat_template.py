@@ -53,7 +53,9 @@ def test_messages_become_the_text_of_the_template() -> None:
         ("{% generation %}{{ messages[0].content }}{% endgeneration %}", "Hi"),
         ("{{ {'ä': '<'} | tojson }}", '{"ä": "<"}'),
         ("{{ {'a': 1} | tojson(indent=2) }}", '{\n  "a": 1\n}'),
-        ("{% if tools is defined %}tools{% endif %}", ""),
+        ("{{ {'b': 1, 'a': 2} | tojson(separators=(',', ':'), sort_keys=true) }}", '{"a":2,"b":1}'),
+        ("{{ 'ä' | tojson(ensure_ascii=true) }}", '"\\u00e4"'),
+        ("{{ tools is none }} {{ documents is none }}", "True True"),
         (
             "{% set n = namespace(a=0) %}{% for i in [1] %}{% set n.a = i %}{% endfor %}{{ n.a }}",
             "1",
