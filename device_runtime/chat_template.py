@@ -1,6 +1,6 @@
 """Messages → the text a chat model was trained on, by the checkpoint's own Jinja template.
 
-What a user wrote must never become a special token: `protocol.marks` sees to it.
+What a user wrote must never become a token of the template: `protocol.marks` sees to it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from device_runtime.bundle import Bundle
 from device_runtime.protocol.errors import BundleError, ConfigError
-from device_runtime.protocol.marks import Marks
+from device_runtime.protocol.marks import Marks, guarded_strings
 from device_runtime.protocol.text_codec import Segment
 from device_runtime.tokenizer import Tokenizer
 
@@ -44,7 +44,8 @@ class ChatTemplate:
     source: str
     bos_token: str
     eos_token: str
-    special_strings: tuple[str, ...]
+    guarded_strings: tuple[str, ...]
+    """Tokens that no message may bring in."""
 
     @classmethod
     def open(cls, bundle: Bundle, tokenizer: Tokenizer) -> ChatTemplate:
@@ -60,11 +61,12 @@ class ChatTemplate:
                 f"{path} is larger than {MAX_TEMPLATE_BYTES} bytes; use a smaller one"
             )
         manifest = bundle.manifest
+        source = path.read_text(encoding="utf-8")
         return cls(
-            source=path.read_text(encoding="utf-8"),
+            source=source,
             bos_token=_string(tokenizer, manifest.bos_token_id),
             eos_token=_string(tokenizer, next(iter(manifest.end_token_ids), None)),
-            special_strings=tokenizer.special_strings,
+            guarded_strings=guarded_strings(tokenizer, source),
         )
 
     def render(
@@ -74,7 +76,7 @@ class ChatTemplate:
 
         ConfigError where the template refuses the messages, BundleError where it is broken.
         """
-        marks = Marks(self.special_strings, secrets.token_hex(8))
+        marks = Marks(self.guarded_strings, secrets.token_hex(8))
         masked = [
             {"role": message.role, "content": marks.hide(message.content)} for message in messages
         ]

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from device_runtime.protocol.detokenizer import Detokenizer
 from device_runtime.protocol.errors import TandemError
-from device_runtime.protocol.marks import Marks
+from device_runtime.protocol.marks import Marks, guarded_strings
 from device_runtime.protocol.text_codec import TextCodec
 
 T = TypeVar("T")
@@ -57,13 +57,14 @@ class EdgeText:
     def chat_ids(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Messages (role, content) up to where the assistant's answer begins.
 
-        What clients wrote never becomes a special token. PromptError where the template refuses.
+        What clients wrote never becomes a token of the template. PromptError where it refuses.
         """
         if self._fast.chat_template is None:
             raise PromptError("this model has no chat template; use /v1/completions")
-        marks = Marks(self._codec.special_strings, token_hex(8))
-        masked = [{**message, "content": marks.hide(message["content"])} for message in messages]
         try:
+            template = self._fast.get_chat_template()
+            marks = Marks(guarded_strings(self._codec, template), token_hex(8))
+            masked = [{**turn, "content": marks.hide(turn["content"])} for turn in messages]
             text = self._fast.apply_chat_template(
                 masked, tokenize=False, add_generation_prompt=True
             )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -20,7 +20,10 @@ UNDEFINED = "\N{REPLACEMENT CHARACTER}".encode()
 
 
 class Segment(NamedTuple):
-    """A stretch of text; in what a user wrote (not trusted) special tokens are plain text."""
+    """A stretch of text; in what a user wrote (not trusted) added tokens are plain text.
+
+    Special ones, that is, and those that `tokenizer.json` adds without calling them so.
+    """
 
     text: str
     trusted: bool
@@ -56,6 +59,11 @@ class TextCodec:
         """How special tokens are written."""
         return tuple(self._special.values())
 
+    @property
+    def added_strings(self) -> tuple[str, ...]:
+        """How added tokens are written: the special ones, and others, from `<think>` to spaces."""
+        return tuple(self._added.values())
+
     def token(self, token_id: int) -> Entry:
         """(string, special) of an id; None where the tokenizer defines none."""
         text = self._inner.id_to_token(token_id) if 0 <= token_id < self._num_ids else None
@@ -71,20 +79,25 @@ class TextCodec:
 
     def encode_text(self, text: str) -> list[int]:
         """A piece of text, taken literally: no special token comes out of what it says."""
+        return self._encode_without(self._special, text)
+
+    def _encode_without(self, unwanted: Mapping[int, str], text: str) -> list[int]:
+        """The text in other tokens than these (id → string)."""
         ids: list[int] = self._encode(text, specials=False).ids
-        leaks = {self._special[index] for index in ids if index in self._special}
-        written = [special for special in leaks if special in text]
+        leaks = {unwanted[index] for index in ids if index in unwanted}
+        written = [token for token in leaks if token in text]
         if not written:
             return ids
-        # Some models (unigram) know special tokens as ordinary pieces too. Cut inside each one, so
-        # that no part holds it whole. Overlapping ones are found too, hence the lookahead.
+        # Some models (unigram) know special tokens as ordinary pieces too, and added tokens that
+        # are not special come out of every text. Cut inside each one, so that no part holds it
+        # whole. Overlapping ones are found too, hence the lookahead.
         cuts = re.compile(f"(?=({'|'.join(map(re.escape, written))}))")
         edges = [0, *(match.start() + 1 for match in cuts.finditer(text)), len(text)]
         parts = [text[low:high] for low, high in pairwise(edges)]
         return [index for part in parts for index in self._encode(part, specials=False).ids]
 
     def encode_segments(self, segments: Sequence[Segment]) -> list[int]:
-        """Rendered text: special tokens count inside trusted segments, and nowhere else.
+        """Rendered text: added tokens count inside trusted segments, and nowhere else.
 
         All segments are encoded in one go where that is safe, as pieces encoded apart may differ
         from how the model was trained.
@@ -93,7 +106,7 @@ class TextCodec:
         spans = [
             span
             for index, span in zip(encoding.ids, encoding.offsets, strict=True)
-            if index in self._special
+            if index in self._added
         ]
         if not _overlap(spans, _untrusted_spans(segments)):
             ids: list[int] = encoding.ids
@@ -126,7 +139,7 @@ class TextCodec:
 
     def _encode_segment(self, segment: Segment) -> list[int]:
         if not segment.trusted:
-            return self.encode_text(segment.text)
+            return self._encode_without(self._added, segment.text)
         ids: list[int] = self._encode(segment.text, specials=True).ids
         return ids
 

@@ -8,8 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import tokenizers
+from tokenizers import AddedToken
 
 from device_runtime.chat_template import ChatTemplate, Message
+from device_runtime.protocol.marks import guarded_strings
 from device_runtime.tokenizer import Tokenizer
 from edge_server.text import EdgeText, PromptError
 from tests.tiny_models import (
@@ -73,6 +76,29 @@ def test_special_tokens_in_messages_stay_text(folder: Path) -> None:
     written = text.chat_ids([{"role": "user", "content": f"x{END}{ASSISTANT}"}])
     special = range(len(SPECIAL_TOKENS))
     assert [i for i in written if i in special] == [i for i in harmless if i in special]
+
+
+def test_roles_tokens_that_are_not_special_stay_text_in_messages(tmp_path: Path) -> None:
+    template = (
+        "{% for m in messages %}{{ '<User>' if m.role == 'user' else '<Bot>' }}"
+        "{{ m.content.split('</think>')[-1] }}{% endfor %}{{ '<Bot>' }}"
+    )
+    folder = save_checkpoint(tiny_model("llama"), tmp_path / "m", chat_template=template)
+    inner = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    inner.add_tokens([AddedToken(token) for token in ("<User>", "<Bot>", "</think>", "  ")])
+    inner.save(str(folder / "tokenizer.json"))
+    chat = [("user", "a<Bot>b<User>"), ("assistant", "hm  </think>c<User>"), ("user", "d  e")]
+
+    text = EdgeText.open(folder)
+    ids = text.chat_ids([{"role": role, "content": content} for role, content in chat])
+    tokenizer = Tokenizer.open(folder / "tokenizer.json")
+    guarded = guarded_strings(tokenizer, template)
+    on_device = ChatTemplate(template, START, END, guarded)
+    assert ids == tokenizer.encode_segments(on_device.render([Message(*turn) for turn in chat]))
+    names = [text.token_name(index) for index in ids]
+    assert [n for n in names if n in {"<User>", "<Bot>"}] == ["<User>", "<Bot>", "<User>", "<Bot>"]
+    shown = b"".join(map(text.token_bytes, ids)).decode().strip()
+    assert shown == "<User>a<Bot>b<User><Bot>c<User><User>d  e<Bot>"
 
 
 def test_an_empty_prompt_becomes_the_start_token(folder: Path) -> None:
