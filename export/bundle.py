@@ -41,6 +41,11 @@ def check_place(out: Path, *, force: bool, checkpoint: Path | None = None) -> No
         raise ExportError(f"{out} holds the checkpoint itself; choose another folder for --out")
     if out.exists() and not out.is_dir():
         raise ExportError(f"{out} is a file; choose a folder for --out")
+    if os.path.ismount(out):
+        raise ExportError(
+            f"{out} is a mount point, and nothing can take its place; choose a folder inside it for "
+            "--out"
+        )
     if not out.exists() or not any(out.iterdir()):
         return
     if not (out / MANIFEST_FILE).is_file():
@@ -67,14 +72,18 @@ def check_space(out: Path, num_parameters: int) -> None:
 
 
 @contextmanager
-def replacing(out: Path) -> Iterator[Path]:
-    """A new folder that takes the place of `out` at the end; on an error `out` stays as it was."""
+def replacing(out: Path, *, force: bool) -> Iterator[Path]:
+    """A new folder that takes the place of `out` at the end; on an error `out` stays as it was.
+
+    ExportError where something has appeared there meanwhile that must not be replaced.
+    """
     out = out.resolve()
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
         new, old = Path(scratch, "new"), Path(scratch, "old")
         new.mkdir()
         yield new
+        check_place(out, force=force)
         if out.exists():
             out.rename(old)
         try:

@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     )
     calibration = choose.choose_calibration(args.calibration, chosen.weights, cache)
     choice = Choice(graph, chosen.weights, chosen.accuracy_level, cache, calibration, context_len)
-    with bundle.replacing(args.out) as folder:
+    with bundle.replacing(args.out, force=args.force) as folder:
         parity = _export(found, folder, choice, stages)
     report = _report(args, found, choice, parity, stages)
     report["notes"] = list(chosen.notes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def test_too_small_a_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_finished_folder_takes_its_place(tmp_path: Path) -> None:
     out = tmp_path / "deep" / "out"
-    with bundle.replacing(out) as folder:
+    with bundle.replacing(out, force=True) as folder:
         (folder / "model.onnx").write_text("new")
         assert not out.exists()
     assert [path.name for path in out.parent.iterdir()] == ["out"]
@@ -73,7 +74,7 @@ def test_a_finished_folder_takes_its_place(tmp_path: Path) -> None:
 
 def test_the_old_bundle_stands_until_the_new_one_is_good(tmp_path: Path) -> None:
     out = bundle_at(tmp_path / "out")
-    with bundle.replacing(out) as folder:
+    with bundle.replacing(out, force=True) as folder:
         (folder / "manifest.json").write_text("new")
         assert (out / "manifest.json").read_text() == "old"
     assert (out / "manifest.json").read_text() == "new"
@@ -87,7 +88,7 @@ def test_a_failure_leaves_the_old_bundle_and_nothing_else(
     out = bundle_at(tmp_path / "out")
 
     def fail() -> None:
-        with bundle.replacing(out) as folder:
+        with bundle.replacing(out, force=True) as folder:
             (folder / "manifest.json").write_text("new")
             raise error
 
@@ -109,17 +110,42 @@ def test_a_failure_at_the_last_step_puts_the_old_bundle_back(
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", failing)
-    with pytest.raises(OSError, match="input/output"), bundle.replacing(out):
+    with pytest.raises(OSError, match="input/output"), bundle.replacing(out, force=True):
         pass
     assert (out / "manifest.json").read_text() == "old"
     assert list(tmp_path.iterdir()) == [out]
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_what_appears_meanwhile_is_not_destroyed(tmp_path: Path, force: bool) -> None:
+    out = tmp_path / "out"
+
+    def export() -> None:
+        with bundle.replacing(out, force=force) as folder:
+            (folder / "manifest.json").write_text("new")
+            out.mkdir()
+            (out / ("thesis.odt" if force else "manifest.json")).write_text("of another")
+
+    with pytest.raises(ExportError, match="holds no bundle" if force else "add --force"):
+        export()
+    assert [path.read_text() for path in out.iterdir()] == ["of another"]
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_a_mount_point_is_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) == tmp_path)
+    with pytest.raises(ExportError, match="choose a folder inside it"):
+        bundle.check_place(tmp_path, force=True)
+    bundle.check_place(tmp_path / "inside", force=False)
 
 
 def test_a_linked_folder_is_replaced_where_it_lies(tmp_path: Path) -> None:
     real = bundle_at(tmp_path / "real")
     link = tmp_path / "link"
     link.symlink_to(real)
-    with bundle.replacing(link) as folder:
+    with bundle.replacing(link, force=True) as folder:
         (folder / "manifest.json").write_text("new")
     assert link.is_symlink()
     assert (real / "manifest.json").read_text() == "new"
