@@ -28,7 +28,7 @@ TEMPLATE_FILE = "chat_template.jinja"
 _BYTES_PER_WEIGHT = 4
 _DISK_FACTOR = 3
 """An export holds the traced weights, the merged file and a rewritten copy on disk at once."""
-_TOOLS = ("torch", "transformers", "optimum", "optimum-onnx", "onnx", "onnxruntime", "tokenizers")
+_TOOLS = ("torch", "transformers", "optimum", "optimum-onnx", "onnx", "tokenizers")
 
 
 def check_place(out: Path, *, force: bool, checkpoint: Path | None = None) -> None:
@@ -131,11 +131,19 @@ def write_manifest(
         bos_token_id=checkpoint.bos_token_id,
         end_token_ids=checkpoint.end_token_ids,
         files={path.name: sha256(path) for path in sorted(folder.iterdir())},
-        tool_versions={tool: version(tool) for tool in _TOOLS},
+        tool_versions={tool: version(tool) for tool in _TOOLS}
+        | {"onnxruntime": onnxruntime_version()},
         **asdict(signature),
     )
     save_manifest(manifest, folder)
     return manifest
+
+
+def onnxruntime_version() -> str:
+    """By the module, as its distribution has other names, too (onnxruntime-gpu)."""
+    import onnxruntime
+
+    return str(onnxruntime.__version__)
 
 
 def file_sizes(folder: Path) -> dict[str, int]:

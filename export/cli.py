@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     chosen = choose.fit_to_graph(chosen, graph, args.weights)
     context_len = choose.choose_context(args.context, context_len)
     cache = choose.choose_cache(
-        args.cache, chosen.weights, graph, args.device, version("onnxruntime")
+        args.cache, chosen.weights, graph, args.device, bundle.onnxruntime_version()
     )
     calibration = choose.choose_calibration(args.calibration, chosen.weights, cache)
     choice = Choice(graph, chosen.weights, chosen.accuracy_level, cache, calibration, context_len)

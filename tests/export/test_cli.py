@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import onnx
+import onnxruntime
 import pytest
 import torch
 from transformers import PreTrainedModel
@@ -18,7 +19,7 @@ from device_runtime import cli as tandem
 from device_runtime.bundle import Bundle, load_manifest
 from device_runtime.protocol.errors import ConfigError
 from device_runtime.protocol.manifest import Manifest
-from export import convert
+from export import bundle, convert
 from export.choose import Choice
 from export.errors import ExportError
 from tests.tiny_models import (
@@ -90,6 +91,20 @@ def test_a_sharded_padded_float16_checkpoint_without_template(
     assert manifest.vocab_size == NUM_TOKENS + 64
     assert (manifest.num_kv_heads, manifest.cache_dtype) == (4, "float32")
     assert manifest.files.keys() == {"model.onnx", "tokenizer.json"}
+
+
+def test_an_onnxruntime_of_another_name_will_do(
+    llama: Path, export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def version_of(name: str) -> str:
+        if name == "onnxruntime":  # here it would be called onnxruntime-gpu
+            raise PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr(bundle, "version", version_of)
+    out = tmp_path / "out"
+    assert export(llama, "--out", out, "--weights", "fp32", "--json") == 0
+    assert Bundle.open(out).manifest.tool_versions["onnxruntime"] == onnxruntime.__version__
 
 
 def test_tied_weights_are_stored_once(gpt2_bundle: Path) -> None:
