@@ -207,8 +207,11 @@ def _memory(config: WriteConfig, link: LinkSettings | None, device: Device) -> M
     """What earlier runs measured; kept from the first `--scheme auto` with this edge on."""
     if link is None or config.mode != "split":
         return Memory()
-    path = measured_path(cache_folder(), link.url, device.bundle.manifest.files)
-    return Memory.open(path) if config.scheme == AUTO or path.exists() else Memory()
+    try:
+        path = measured_path(cache_folder(), link.url, device.bundle.manifest.files)
+        return Memory.open(path) if config.scheme == AUTO or path.exists() else Memory()
+    except (OSError, RuntimeError):  # no home folder, or one that a service must not enter
+        return Memory()
 
 
 async def _write(

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from device_runtime import run_cli
+from device_runtime.link import LinkSettings
 from device_runtime.protocol.errors import TandemError
 from device_runtime.run_report import auto_note
 from device_runtime.scheme_choice import Choice
@@ -262,3 +263,20 @@ def test_a_line_is_closed_if_it_was_begun_or_the_answer_is_whole(
     with nullcontext() if is_whole else pytest.raises(TandemError):
         asyncio.run(run_cli._show(answer, None, stream=True))
     assert capsys.readouterr().out == shown
+
+
+@pytest.mark.parametrize("scheme", ["coupled", "auto"])
+@pytest.mark.parametrize("error", [PermissionError(13, "closed"), RuntimeError("no home")])
+def test_a_home_that_cannot_be_entered_holds_no_measurements(
+    scheme: str, error: Exception, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(*_: object, **__: object) -> bool:
+        raise error
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "exists" if isinstance(error, OSError) else "home", closed)
+    monkeypatch.setattr(Path, "open", closed)
+    device: Any = SimpleNamespace(bundle=SimpleNamespace(manifest=SimpleNamespace(files={})))
+    link = LinkSettings("http://127.0.0.1:9")
+    config = config_from(parse("hello", "--bundle", bundle, *NOWHERE, "--scheme", scheme))
+    assert run_cli._memory(config, link, device).history == []
