@@ -98,6 +98,11 @@ def _patience_s(args: argparse.Namespace, config: WriteConfig) -> float:
         if patience_s is not None:
             raise ConfigError("--on-edge-loss fail waits for nothing; leave --edge-patience out")
         return 0.0
+    if on_loss == "local" and patience_s == 0:
+        raise ConfigError(
+            "--edge-patience 0 with --on-edge-loss local would never reach an edge; give it some "
+            "seconds, or take --device-only"
+        )
     lossless = config.scheme == AUTO or METHODS[config.scheme].lossless
     if on_loss == "local" and not (config.mode == "split" and lossless):
         raise ConfigError(

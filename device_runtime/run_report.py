@@ -27,7 +27,7 @@ def notes(answer: Answer) -> list[str]:
     lines = [] if answer.choice is None else [auto_note(answer.choice)]
     if answer.config.mode == "device":
         lines.append("unverified: the SLM alone wrote this")
-    elif spans := answer.transcript.unverified_spans if answer.config.local_after_s else []:
+    elif spans := [] if answer.config.local_after_s is None else answer.transcript.unverified_spans:
         count = sum(end - first for first, end in spans)
         where = ", ".join(f"{first}-{end - 1}" for first, end in spans)
         lines.append(

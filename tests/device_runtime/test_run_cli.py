@@ -20,7 +20,7 @@ import pytest
 from device_runtime import run_cli
 from device_runtime.link import LinkSettings
 from device_runtime.protocol.errors import TandemError
-from device_runtime.run_report import auto_note
+from device_runtime.run_report import auto_note, notes
 from device_runtime.scheme_choice import Choice
 from device_runtime.settings import RuntimeSettings
 from device_runtime.transcript import Piece
@@ -139,6 +139,7 @@ def test_else_a_missing_edge_is_an_error(on_loss: str, bundle: Path) -> None:
         ([*NOWHERE, "--edge-patience", -3], "--edge-patience is -3"),
         ([*NOWHERE, "--edge-patience", "nan"], "--edge-patience is nan"),
         ([*NOWHERE, "--on-edge-loss", "fail", "--edge-patience", 3], "fail waits for nothing"),
+        ([*NOWHERE, "--on-edge-loss", "local", "--edge-patience", 0], "would never reach an edge"),
         ([*NOWHERE, "--on-edge-loss", "local", "--edge-only"], "take wait or fail"),
         (["--device-only", "--on-edge-loss", "local"], "take wait or fail"),
         (
@@ -233,6 +234,16 @@ def test_the_scheme_follows_the_seed_unless_one_is_named(
     config = config_from(args)
     assert (config.scheme, config.is_seed_given) == (scheme, is_seed_given)
     assert config.sampling == sampling_from(args)
+
+
+@pytest.mark.parametrize(("local_after_s", "num_notes"), [(0.0, 1), (10.0, 1), (None, 0)])
+def test_tokens_that_no_edge_verified_are_told_of(
+    local_after_s: float | None, num_notes: int
+) -> None:
+    config = SimpleNamespace(mode="split", local_after_s=local_after_s)
+    transcript = SimpleNamespace(unverified_spans=[[1, 3]], token_ids=[5, 6, 7])
+    answer: Any = SimpleNamespace(choice=None, config=config, transcript=transcript, lossless=True)
+    assert len(notes(answer)) == num_notes
 
 
 def test_the_note_on_auto_gives_every_figure() -> None:
