@@ -61,7 +61,10 @@ class ChatTemplate:
                 f"{path} is larger than {MAX_TEMPLATE_BYTES} bytes; use a smaller one"
             )
         manifest = bundle.manifest
-        source = path.read_text(encoding="utf-8")
+        try:
+            source = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise BundleError(f"{path} is no UTF-8 text ({error}); use another one") from None
         return cls(
             source=source,
             bos_token=_string(tokenizer, manifest.bos_token_id),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
+import io
 import logging
 import os
 import platform
@@ -85,6 +86,8 @@ class CommandError(TandemError):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `tandem` with these arguments (sys.argv's without); the exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that is not UTF-8 shows what it can
     try:
         try:
             status = _command(list(sys.argv[1:] if argv is None else argv))

@@ -161,10 +161,19 @@ def _read_prompt(args: argparse.Namespace) -> str:
         if sys.stdin.isatty():
             print("reading the prompt from the terminal; end with Ctrl-D", file=sys.stderr)
         try:
-            return sys.stdin.read()
+            return _text(sys.stdin.read(), "the prompt on standard input")
         except UnicodeDecodeError as error:
             raise ConfigError(f"the prompt on standard input is no UTF-8 text ({error})") from None
-    return str(args.prompt)
+    return _text(args.prompt, "the prompt")
+
+
+def _text(given: str, what: str) -> str:
+    """An argument; ConfigError where its bytes were no UTF-8: Python makes surrogates of them."""
+    try:
+        given.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"{what} is no UTF-8 text ({error})") from None
+    return given
 
 
 def _read(path: Path, option: str) -> str:
@@ -179,6 +188,11 @@ def _read(path: Path, option: str) -> str:
 
 def run(args: argparse.Namespace) -> int:
     """Write the answer; exit code 0."""
+    for option, text in [
+        ("--system", args.system or ""),
+        *(("--stop", text) for text in args.stop),
+    ]:
+        _text(text, option)
     is_chat = args.chat or args.system is not None
     config = replace(config_from(args), logprobs=args.logprobs, is_chat=is_chat)
     if args.logprobs:
@@ -199,7 +213,8 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         joules = {"energy": energy.to_dict()} if energy else {}
         values = {**answer.summary(), **extra_values(answer), **joules}
-        print(json.dumps(values, ensure_ascii=False))
+        shows_all = getattr(sys.stdout, "encoding", "utf-8").lower() == "utf-8"
+        print(json.dumps(values, ensure_ascii=not shows_all))
         return 0
     if args.no_stream:
         print(answer.transcript.text)

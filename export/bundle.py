@@ -94,6 +94,17 @@ def replacing(out: Path, *, force: bool) -> Iterator[Path]:
             raise
 
 
+def chat_template(checkpoint: Checkpoint) -> str | None:
+    """The checkpoint's, if it has one; ExportError where it is no text."""
+    try:
+        return checkpoint.chat_template
+    except UnicodeDecodeError as error:
+        raise ExportError(
+            f"the chat template of {checkpoint.source} is no UTF-8 text ({error}); mend or remove "
+            "chat_template.jinja"
+        ) from None
+
+
 def write_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
     """tokenizer.json without truncation and padding, and the chat template if there is one."""
     path = checkpoint.folder / TOKENIZER_FILE
@@ -105,8 +116,8 @@ def write_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
         (folder / TOKENIZER_FILE).write_text(text, encoding="utf-8")
     else:
         shutil.copyfile(path, folder / TOKENIZER_FILE)
-    if checkpoint.chat_template is not None:
-        (folder / TEMPLATE_FILE).write_text(checkpoint.chat_template, encoding="utf-8")
+    if (template := chat_template(checkpoint)) is not None:
+        (folder / TEMPLATE_FILE).write_text(template, encoding="utf-8")
 
 
 def write_manifest(

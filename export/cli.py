@@ -114,6 +114,7 @@ def _open_checkpoint(args: argparse.Namespace, stages: Stages) -> tuple[Checkpoi
     location = hub.locate(args.checkpoint)
     found = checkpoint.read(location.folder, location.source)
     bundle.check_place(args.out, force=args.force, checkpoint=found.folder)
+    bundle.chat_template(found)
     with stages.stage("libraries_s", "Loading the libraries"):
         from export import architecture
     architecture.check(found)

@@ -238,6 +238,14 @@ def test_a_bundle_without_a_template_says_so(tmp_path: Path) -> None:
         ChatTemplate.open(Bundle.open(tmp_path), TOKENIZER)
 
 
+def test_a_template_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    make_bundle(tmp_path)
+    (tmp_path / "chat_template.jinja").write_bytes(b"\xff{{ messages }}")
+    write_manifest(tmp_path, "fused", TinyShape())
+    with pytest.raises(BundleError, match="no UTF-8 text"):
+        ChatTemplate.open(Bundle.open(tmp_path), TOKENIZER)
+
+
 def test_a_huge_template_is_refused(tmp_path: Path) -> None:
     make_bundle(tmp_path)
     (tmp_path / "chat_template.jinja").write_text("x" * (MAX_TEMPLATE_BYTES + 1))

@@ -276,6 +276,15 @@ def test_a_broken_pipe_that_is_not_the_output_is_an_error() -> None:
     assert (done.returncode, done.stderr) == (1, "tandem: [Errno 32] Broken pipe\n")
 
 
+def test_what_a_terminal_cannot_show_is_no_error() -> None:
+    script = VERB_OF.format(r"print('na\xefve \U0001f9da') or 0")
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, check=False, timeout=60,
+        env={**os.environ, "PYTHONIOENCODING": "latin-1"},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "naïve ?\n".encode("latin-1"))
+
+
 def test_a_verb_may_run_without_a_standard_output() -> None:
     command = f"exec {sys.executable} -m device_runtime profiles list >&-"
     done = subprocess.run(["sh", "-c", command], capture_output=True, check=False, timeout=60)

@@ -162,6 +162,38 @@ def test_bytes_that_are_no_text_are_no_prompt(tmp_path: Path) -> None:
     assert "no UTF-8 text" in refusal(*words)
 
 
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (["\udcff"], "the prompt"),
+        (["hello", "--stop", "\udcff"], "--stop"),
+        (["hello", "--system", "\udcff"], "--system"),
+        (["-"], "the prompt on standard input"),
+    ],
+)
+def test_arguments_that_are_no_text_are_refused(
+    words: list[str], what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_cli, "Device", None)
+    monkeypatch.setattr("sys.stdin", io.StringIO("\udcff"))
+    said = refusal(*words, "--bundle", "unused", "--device-only")
+    assert said.startswith(f"{what} is no UTF-8 text")
+
+
+def test_json_is_whole_on_any_standard_output(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("hello", "--bundle", bundle, "--device-only", "--seed", 7, "--max-tokens", 9, "--json")
+    run(*words)
+    text = json.loads(capsys.readouterr().out)["text"]
+    assert not text.isascii()
+    latin = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
+    monkeypatch.setattr("sys.stdout", latin)
+    run(*words)
+    latin.seek(0)
+    assert json.loads(latin.read())["text"] == text
+
+
 @pytest.mark.parametrize("words", [["--scheme", "best"], ["--on-edge-loss", "panic"], ["--bundle"]])
 def test_a_misspelt_word_is_a_usage_error(
     words: list[str], capsys: pytest.CaptureFixture[str]

@@ -292,6 +292,16 @@ def test_a_checkpoint_is_refused_before_its_weights_are_read(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_chat_template_that_is_no_text_is_refused_before_the_weights_are_read(
+    llama: Path, export: Export, tmp_path: Path
+) -> None:
+    checkpoint = Path(shutil.copytree(llama, tmp_path / "llama"))
+    (checkpoint / "chat_template.jinja").write_bytes(b"\xff{{ messages }}")
+    (checkpoint / "model.safetensors").write_bytes(b"never read")
+    with pytest.raises(ExportError, match=r"chat template of .* is no UTF-8 text"):
+        export(checkpoint, "--out", tmp_path / "out", "--json")
+
+
 def test_the_rounding_may_be_fitted_to_a_file_to_own_text_or_to_nothing(
     llama: Path, export: Export, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
