@@ -233,6 +233,7 @@ def _passive_trip_c(folder: Path) -> float | None:
     trips = []
     for kind in folder.glob("trip_point_*_type"):
         milli_c = read_number(folder / kind.name.replace("_type", "_temp"))
-        if read_text(kind) == "passive" and milli_c is not None:
+        # Not set where it is 0 or lower: the kernel then gives 0, or -274000 for an invalid one.
+        if read_text(kind) == "passive" and milli_c is not None and milli_c > 0:
             trips.append(milli_c / 1e3)
     return min(trips, default=None)

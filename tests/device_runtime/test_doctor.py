@@ -317,7 +317,7 @@ def test_under_voltage_now_is_advice(tmp_path: Path) -> None:
     assert "Held back now: throttled." in texts(report, "advice")
 
 
-def test_a_zone_that_cannot_be_read_is_left_out(tmp_path: Path) -> None:
+def test_zones_that_cannot_be_read_and_trips_that_are_not_set_are_left_out(tmp_path: Path) -> None:
     files = {
         "sys/class/thermal/thermal_zone0/type": "cv0-thermal\n",
         # A folder in the place of the file fails as a read from a sleeping part does.
@@ -329,6 +329,9 @@ def test_a_zone_that_cannot_be_read_is_left_out(tmp_path: Path) -> None:
         "sys/class/thermal/thermal_zone1/trip_point_1_type": "passive\n",
         "sys/class/thermal/thermal_zone1/trip_point_1_temp": "95000\n",
     }
+    for index, unset in enumerate(("-274000\n", "0\n"), start=2):
+        files[f"sys/class/thermal/thermal_zone1/trip_point_{index}_type"] = "passive\n"
+        files[f"sys/class/thermal/thermal_zone1/trip_point_{index}_temp"] = unset
     zones = doctor_probe.probe_zones(tree(tmp_path, files))
     assert zones == (doctor_probe.Zone("cpu-thermal", 51.0, 95.0),)
 
