@@ -81,18 +81,26 @@ def _onnxruntime(machine: Machine, settings: Settings) -> Iterator[Finding]:
         yield Finding("fix", f"Missing: {', '.join(python.missing)}. Run: {install}")
     runtime = python.onnxruntime
     if settings.extra == "jetson" and (runtime is None or GPU_PROVIDER not in runtime.providers):
-        yield _jetson_build(machine, runtime)
+        yield _no_gpu(machine, runtime)
     if runtime is not None:
-        yield from _installed(runtime, install)
+        another = "install another version: pip install --upgrade onnxruntime"
+        if settings.extra == "jetson":  # pip's is for the CPU alone
+            another = f"{_jetson_build(machine)}, in its place"
+        yield from _installed(runtime, another)
     if python.version.startswith("3.10."):
         yield Finding("note", "Python 3.10: onnxruntime 1.23.2 is the newest build for it.")
 
 
-def _jetson_build(machine: Machine, runtime: OnnxRuntime | None) -> Finding:
+def _jetson_build(machine: Machine) -> str:
+    """What to do for an onnxruntime with NVIDIA's GPU."""
     release = (machine.board.jetson_release or "").partition(".")[0]
     jetpack = _JETPACKS.get(release)
     index = f"the index for JetPack {jetpack}" if jetpack else "the index for your JetPack"
-    how = f"take onnxruntime-gpu from {index} at {_JETSON_INDEX}"
+    return f"take onnxruntime-gpu from {index} at {_JETSON_INDEX}"
+
+
+def _no_gpu(machine: Machine, runtime: OnnxRuntime | None) -> Finding:
+    how = _jetson_build(machine)
     if runtime is None:
         text = f"onnxruntime is missing: {how}; without the GPU: pip install onnxruntime"
         return Finding("fix", text)
@@ -100,21 +108,22 @@ def _jetson_build(machine: Machine, runtime: OnnxRuntime | None) -> Finding:
     return Finding("advice", text)
 
 
-def _installed(runtime: OnnxRuntime, install: str) -> Iterator[Finding]:
+def _installed(runtime: OnnxRuntime, another: str) -> Iterator[Finding]:
+    """another: how to get another version."""
     if runtime.problem is not None:
         text = f"onnxruntime {runtime.version or ''} is installed but broken: {runtime.problem}."
         if "SIGILL" in runtime.problem:
             text += (
-                " The build uses instructions this CPU lacks (1.21.0 does so on a Raspberry Pi 4);"
-                " install another version: pip install --upgrade onnxruntime"
+                " The build uses instructions this CPU lacks (1.21.0 does so on a Raspberry Pi 4); "
+                + another
             )
         yield Finding("fix", text.replace("  ", " "))
         return
     version = version_of(runtime.version or "")
     if version < OLDEST_ONNXRUNTIME:
         wanted = in_words(OLDEST_ONNXRUNTIME)
-        text = f"onnxruntime {runtime.version} is older than {wanted}, the oldest that is tested."
-        yield Finding("advice", f"{text} Run: {install} --upgrade")
+        text = f"onnxruntime {runtime.version} is older than {wanted}, the oldest that is tested"
+        yield Finding("advice", f"{text}; {another}.")
     if version < FIRST_WITH_RIGHT_WINDOWS:
         yield Finding(
             "note",

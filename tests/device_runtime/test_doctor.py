@@ -150,6 +150,25 @@ def test_a_jetson_without_onnxruntime_is_sent_to_nvidias_build(tmp_path: Path) -
     assert "pip install 'tandem-llm" not in texts(report, "fix")
 
 
+@pytest.mark.parametrize(
+    "runtime",
+    [
+        OnnxRuntime("1.19.2", ("CUDAExecutionProvider", "CPUExecutionProvider"), None),
+        OnnxRuntime("1.23.2", (), "importing it ends with SIGILL"),
+    ],
+)
+def test_a_jetson_is_never_sent_to_pips_build_in_place_of_nvidias(
+    runtime: OnnxRuntime, tmp_path: Path
+) -> None:
+    board = arm_board([A76] * 6, "nvidia,p3767-0003")
+    python = Interpreter("3.10.12", 64, "aarch64", (), runtime)
+    report = doctor.examine(tree(tmp_path, board), no_commands, python)
+    found = texts(report, "fix" if runtime.problem else "advice")
+    assert f"onnxruntime {runtime.version} is" in found
+    assert "jetson-ai-lab" in found
+    assert "pip install" not in found
+
+
 def test_missing_packages_name_the_extra_and_are_a_fix(tmp_path: Path) -> None:
     python = Interpreter("3.11.2", 64, "aarch64", ("onnxruntime", "aiohttp"), None)
     report = doctor.examine(tree(tmp_path, arm_board([A76] * 4)), no_commands, python)
