@@ -31,6 +31,11 @@ def _device_problems(profile: DeviceProfile) -> list[str]:
         problems.append("memory: one core reads faster than the memory can deliver")
     if _above(power.idle_w, power.active_w):
         problems.append("power.idle_w is above power.active_w")
+    if _apart(power.idle_w, power.active_w):
+        problems.append(
+            "power.idle_w and power.active_w are measured at different points, and what is modelled "
+            "subtracts one from the other"
+        )
     if _above(power.envelope_min_w, power.envelope_max_w):
         problems.append("power.envelope_min_w is above power.envelope_max_w")
     sensor = power.sensor
@@ -58,6 +63,10 @@ def _weight_problems(runtime: Runtime) -> list[str]:
     if runtime.cpu_weights is None or runtime.cpu_weights.value == "fp16":
         problems.append("runtime.weights fp16 needs other runtime.cpu_weights beside it")
     return problems
+
+
+def _apart(a: Quantity | None, b: Quantity | None) -> bool:
+    return a is not None and b is not None and a.measuring_point != b.measuring_point
 
 
 def _above(a: Quantity | None, b: Quantity | None) -> bool:

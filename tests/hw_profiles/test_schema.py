@@ -193,6 +193,11 @@ def test_nonsense_is_refused(old: str, new: str, said: str, tmp_path: Path) -> N
     ("old", "new", "said"),
     [
         ("value = 2.5", "value = 7", "idle_w is above power.active_w"),
+        (
+            '"meter", measuring_point = "wall" }\nactive_w',
+            '"meter", measuring_point = "rails" }\nactive_w',
+            "at different points",
+        ),
         ("num_threads = { value = 4", "num_threads = { value = 5", "above the 4 cores"),
         ('["dotprod"]', "[]", "needs the feature dotprod"),
         ('value = "int4"', 'value = "fp16"', "providers wishes for none"),

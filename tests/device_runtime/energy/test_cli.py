@@ -21,7 +21,7 @@ def test_the_list_has_a_line_for_every_kind(capsys: pytest.CaptureFixture[str]) 
 def test_a_reading_says_that_it_is_modelled_and_where(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["energy", "--read", "0.05", "--meter", "modelled", "--profile", "raspberry-pi-4"]
     assert cli.main(words) == 0
-    assert "modelled at wall" in capsys.readouterr().out
+    assert "modelled at board_input" in capsys.readouterr().out
     assert cli.main([*words, "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
     assert data["meter"]["kind"] == "modelled"

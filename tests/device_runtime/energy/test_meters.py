@@ -268,6 +268,8 @@ def test_a_board_without_sensor_is_modelled_from_its_profile() -> None:
     meter = open_meter(root=BOARDS / "raspberry-pi-4/root", run=no_commands)
     assert (meter.facts.name, meter.facts.kind) == ("modelled", "modelled")
     assert "raspberry-pi-4" in meter.facts.covers
+    assert meter.facts.point == "board_input"
+    assert "3.1 W at rest and 0.75 W more" in meter.facts.covers
 
 
 def test_where_nothing_is_known_every_reason_is_given(tmp_path: Path) -> None:
