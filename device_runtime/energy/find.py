@@ -107,7 +107,7 @@ def _wall(profile: DeviceProfile | None, kind: str) -> WallFit | None:
 def _ina(
     root: Path, sensors: tuple[PowerSensor, ...], profile: DeviceProfile | None
 ) -> EnergyMeter:
-    """A chip that somebody wired in; else the board's own, which sees the module's input."""
+    """A chip that somebody wired in; else the board's own. Both see the board's input."""
     kinds = sorted({s.kind for s in sensors if s.kind.startswith("ina") and s.kind != "ina3221"})
     own = profile.power.sensor.kind if profile is not None else None
     added = [folder for kind in kinds if kind != own for folder in _folders(root, sensors, kind)]
@@ -116,10 +116,10 @@ def _ina(
             f"{len(added)} such chips are here; leave only the one at the board's input"
         )
     if added:
-        return InaMeter(added[0], "board_input")
+        return InaMeter(added[0])
     for folder in _folders(root, sensors, own or ""):
         if own in kinds:
-            return InaMeter(folder, "module_input")
+            return InaMeter(folder)
     raise MeterError("no INA219, INA226, INA228 or INA238 is known to the kernel here")
 
 

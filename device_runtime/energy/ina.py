@@ -13,7 +13,6 @@ from pathlib import Path
 
 from device_runtime.doctor_probe import read_number, read_text
 from device_runtime.energy.meter import MeterError, MeterFacts, WallFit
-from hw_profiles.schema import MeasuringPoint
 
 TOTAL_RAILS = ("VDD_IN", "POM_5V_IN")
 """Rails that hold all others, on boards without a profile."""
@@ -96,10 +95,10 @@ class Ina3221Meter:
 
 
 class InaMeter:
-    """A chip with one channel: wired into the supply of a board, or soldered to it."""
+    """A chip with one channel in a board's supply: wired in by somebody, or part of the board."""
 
-    def __init__(self, folder: Path, point: MeasuringPoint = "board_input") -> None:
-        """folder: of hwmon; point: where the shunt is, which the chip cannot know."""
+    def __init__(self, folder: Path) -> None:
+        """folder: of hwmon."""
         chip = read_text(folder / "name") or "ina"
         energy = folder / "energy1_input"
         self._is_counter = energy.exists()
@@ -108,7 +107,7 @@ class InaMeter:
         self._facts = MeterFacts(
             name=chip,
             kind="measured",
-            point=point,
+            point="board_input",
             covers=f"what flows through its shunt{f', {label}' if label else ''}",
             unit="j" if self._is_counter else "w",
             period_s=SAMPLE_PERIOD_S if self._is_counter else SAMPLE_PERIOD_S / 2,

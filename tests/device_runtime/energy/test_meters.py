@@ -83,7 +83,7 @@ def test_a_rail_counts_where_the_one_that_holds_it_is_not_connected(
 
 def test_a_thor_reads_its_total_by_the_other_chip() -> None:
     meter = open_meter(root=HERE / "jetson-agx-thor", run=no_commands)
-    assert (meter.facts.name, meter.facts.point) == ("ina238", "module_input")
+    assert (meter.facts.name, meter.facts.point) == ("ina238", "board_input")
     assert meter.read() == pytest.approx(38.5)
 
 
