@@ -25,9 +25,12 @@ GRAPH_FILE = "model.onnx"
 TOKENIZER_FILE = "tokenizer.json"
 TEMPLATE_FILE = "chat_template.jinja"
 
-_BYTES_PER_WEIGHT = 4
-_DISK_FACTOR = 3
-"""An export holds the traced weights, the merged file and a rewritten copy on disk at once."""
+_FUSED_BYTES = {"fp32": 4.1, "fp16": 2.1, "int8": 1.25, "int8-dynamic": 1.25, "int4": 0.75}
+"""Of a parameter on disk: a fused graph is written once. int8 and int4 have a scale for each block
+of 32 or more (1/8 byte); the rest is for norms and rotary tables."""
+_TRACED_BYTES = 12.0
+"""In a graph of optimum, whatever becomes of it: the traced weights, the merged file and a rewritten
+copy, in float32, are on disk at once."""
 _TOOLS = ("torch", "transformers", "optimum", "optimum-onnx", "onnx", "tokenizers")
 
 
@@ -57,12 +60,13 @@ def check_place(out: Path, *, force: bool, checkpoint: Path | None = None) -> No
         raise ExportError(f"{out} holds a bundle already; add --force to replace it")
 
 
-def check_space(out: Path, num_parameters: int) -> None:
-    """ExportError where the disk of `out` is too full for an export of this size."""
+def check_space(out: Path, num_parameters: int, graph: str, weights: str) -> None:
+    """ExportError where the disk of `out` is too full for such a graph of this size."""
     parent = out.resolve()
     while not parent.exists():
         parent = parent.parent
-    needed_bytes = num_parameters * _BYTES_PER_WEIGHT * _DISK_FACTOR
+    per_parameter = _FUSED_BYTES[weights] if graph == "fused" else _TRACED_BYTES
+    needed_bytes = num_parameters * per_parameter
     free_bytes = shutil.disk_usage(parent).free
     if free_bytes < needed_bytes:
         raise ExportError(

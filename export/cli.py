@@ -16,7 +16,7 @@ from rich.console import Console
 
 from export import bundle, checkpoint, choose, convert
 from export.checkpoint import Checkpoint
-from export.choose import Choice
+from export.choose import Choice, WeightChoice
 from export.quiet import quiet_libraries
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from export.calibration import Told
+    from export.hub import Location
     from export.parity import Parity
 
 
@@ -82,15 +83,11 @@ def run(args: argparse.Namespace) -> int:
     chosen = choose.choose_weights(args.weights, args.accuracy_level, args.device)
     choose.check_calibration(args.calibration)
     bundle.check_place(args.out, force=args.force)
-    found, context_len = _open_checkpoint(args, stages)
+    location, found = _describe(args, stages)
     graph = choose.choose_graph(args.graph, found)
     chosen = choose.fit_to_graph(chosen, graph, args.weights)
-    context_len = choose.choose_context(args.context, context_len)
-    cache = choose.choose_cache(
-        args.cache, chosen.weights, graph, args.device, bundle.onnxruntime_version()
-    )
-    calibration = choose.choose_calibration(args.calibration, chosen.weights, cache)
-    choice = Choice(graph, chosen.weights, chosen.accuracy_level, cache, calibration, context_len)
+    choice = _choose(args, chosen, graph, found)
+    _fetch_weights(args.out, location, found, choice)
     with bundle.replacing(args.out, force=args.force) as folder:
         parity = _export(found, folder, choice, stages)
     report = _report(args, found, choice, parity, stages)
@@ -103,8 +100,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _open_checkpoint(args: argparse.Namespace, stages: Stages) -> tuple[Checkpoint, int]:
-    """The checkpoint and its context length.
+def _describe(args: argparse.Namespace, stages: Stages) -> tuple[Location, Checkpoint]:
+    """Where the checkpoint is, and its description.
 
     Everything that can be refused is refused before the first weight is read (or downloaded).
     """
@@ -118,12 +115,32 @@ def _open_checkpoint(args: argparse.Namespace, stages: Stages) -> tuple[Checkpoi
     with stages.stage("libraries_s", "Loading the libraries"):
         from export import architecture
     architecture.check(found)
-    context_len = architecture.context_len(found)
+    return location, found
+
+
+def _choose(
+    args: argparse.Namespace, chosen: WeightChoice, graph: str, found: Checkpoint
+) -> Choice:
+    """All that the options and the checkpoint leave to choose."""
+    from export import architecture
+
+    context_len = choose.choose_context(args.context, architecture.context_len(found))
+    cache = choose.choose_cache(
+        args.cache, chosen.weights, graph, args.device, bundle.onnxruntime_version()
+    )
+    calibration = choose.choose_calibration(args.calibration, chosen.weights, cache)
+    return Choice(graph, chosen.weights, chosen.accuracy_level, cache, calibration, context_len)
+
+
+def _fetch_weights(out: Path, location: Location, found: Checkpoint, choice: Choice) -> None:
+    """Download what is not here; ExportError where the disks are too full for it or the bundle."""
+    from export import hub
+
     if location.num_parameters is not None:
-        bundle.check_space(args.out, location.num_parameters)
+        bundle.check_space(out, location.num_parameters, choice.graph, choice.weights)
     hub.fetch_weights(location)
-    bundle.check_space(args.out, checkpoint.count_parameters(found.folder))
-    return found, context_len
+    num_parameters = checkpoint.count_parameters(found.folder)
+    bundle.check_space(out, num_parameters, choice.graph, choice.weights)
 
 
 def _export(found: Checkpoint, folder: Path, choice: Choice, stages: Stages) -> Parity:

@@ -55,12 +55,19 @@ def test_the_checkpoint_itself_is_never_replaced(tmp_path: Path) -> None:
             bundle.check_place(out, force=True, checkpoint=checkpoint)
 
 
-def test_too_small_a_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = shutil.disk_usage(tmp_path)._replace(free=12_000_000)
+@pytest.mark.parametrize(
+    ("graph", "weights", "per_parameter"),
+    [("optimum", "fp32", 12), ("optimum", "int4", 12), ("fused", "fp32", 4.1),
+     ("fused", "fp16", 2.1), ("fused", "int8", 1.25), ("fused", "int4", 0.75)],
+)  # fmt: skip
+def test_too_small_a_disk_is_refused(
+    graph: str, weights: str, per_parameter: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=round(per_parameter * 1e6))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    bundle.check_space(tmp_path / "not" / "yet", 1_000_000)
+    bundle.check_space(tmp_path / "not" / "yet", 1_000_000, graph, weights)
     with pytest.raises(ExportError, match=r"needs about 0\.0 GB, and the disk of"):
-        bundle.check_space(tmp_path / "not" / "yet", 1_000_001)
+        bundle.check_space(tmp_path / "not" / "yet", 1_000_002, graph, weights)
 
 
 def test_a_finished_folder_takes_its_place(tmp_path: Path) -> None:

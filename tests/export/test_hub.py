@@ -183,7 +183,7 @@ def test_an_output_without_room_is_refused_before_the_weights_are_downloaded(
     full_disk(monkeypatch, tmp_path, 5_000_000_000)  # room for 2 GB of weights, not for 12 of work
     parser = argparse.ArgumentParser()
     cli.add_arguments(parser)
-    words = ["owner/some-model", "--out", str(tmp_path / "out"), "--json"]
+    words = ["owner/some-model", "--out", str(tmp_path / "out"), "--graph", "optimum", "--json"]
     with pytest.raises(ExportError, match=r"the export needs about 12\.0 GB"):
         cli.run(parser.parse_args(words))
     assert len(downloads) == 1
