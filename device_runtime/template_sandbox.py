@@ -1,9 +1,10 @@
 """The Jinja environment for chat templates: what Hugging Face templates need, within bounds.
 
 A template comes with the model, so it is not ours. It runs in Jinja's immutable sandbox, which
-keeps it from Python's internals; the passes of its loops and the length of repeated strings are
-bounded too. What is left: a template can waste memory by doubling a string in a loop. Take bundles
-only from those you trust.
+keeps it from Python's internals; the passes of its loops and macros, what `*` and `**` make and the
+text it writes are bounded too. That stops a template that runs away, not one that means harm: a
+string that is doubled, padded or joined can still fill the memory. Take bundles only from those
+you trust.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from jinja2.parser import Parser
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-MAX_LOOP_PASSES = 20_000
+MAX_PASSES = 20_000
+"""Of all loops and macros together."""
 MAX_REPEATED = 100_000
 """Elements of what `*` may make out of a string or list."""
 MAX_BITS = 1024
@@ -56,10 +58,10 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         self.filters["tojson"] = _tojson
 
     def count_pass(self) -> None:
-        """Called by every pass of every loop."""
+        """Called by every pass of every loop, and of every macro."""
         self._num_passes += 1
-        if self._num_passes > MAX_LOOP_PASSES:
-            raise SecurityError(f"its loops take more than {MAX_LOOP_PASSES} passes")
+        if self._num_passes > MAX_PASSES:
+            raise SecurityError(f"its loops and macros take more than {MAX_PASSES} passes")
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         if isinstance(left, int) and isinstance(right, int):
@@ -67,7 +69,8 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             if (bits * right if operator == "**" else bits + more) > MAX_BITS:
                 raise SecurityError("it computes with huge numbers")
         for value, times in ((left, right), (right, left)):
-            if isinstance(value, (str, list, tuple)) and len(value) * times > MAX_REPEATED:
+            is_repeated = isinstance(value, (str, list, tuple)) and isinstance(times, int)
+            if is_repeated and len(value) * times > MAX_REPEATED:
                 raise SecurityError(f"it repeats a value {times} times")
         return super().call_binop(context, operator, left, right)
 
@@ -77,9 +80,11 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         tree = super()._parse(source, name, filename)
-        for loop in tree.find_all(nodes.For):
+        repeated: list[nodes.For | nodes.Macro | nodes.CallBlock] = [*tree.find_all(nodes.For)]
+        repeated += [*tree.find_all(nodes.Macro), *tree.find_all(nodes.CallBlock)]
+        for block in repeated:
             count = nodes.Call(nodes.EnvironmentAttribute("count_pass"), [], [], None, None)
-            loop.body.insert(0, nodes.ExprStmt(count))
+            block.body.insert(0, nodes.ExprStmt(count))
         return tree
 
 

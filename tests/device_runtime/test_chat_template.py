@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import tracemalloc
 from datetime import datetime
 from pathlib import Path
 
@@ -79,6 +80,15 @@ def test_messages_that_the_template_refuses_are_the_users_error() -> None:
         rendered(source, *USER)
 
 
+BRANCHES = (
+    "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(40) }}"
+)
+BRANCHES_OF_CALLS = (
+    "{% macro f() %}{{ caller() }}{{ caller() }}{% endmacro %}"
+    + "{% call f() %}" * 15 + "x" + "{% endcall %}" * 15
+)  # fmt: skip
+
+
 def nested(*ranges: str) -> str:
     """Loops inside each other, with nothing in the innermost one."""
     heads = "".join(f"{{% for i in {values} %}}" for values in ranges)
@@ -101,6 +111,7 @@ def nested(*ranges: str) -> str:
         nested("range(9999)", "range(9999)"),
         "{% set l = range(999) | list %}" + nested("l", "l", "l"),
         "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+        BRANCHES,
         "{{ 'x' * 10 ** 9 }}",
         "{{ 10 ** 9 * 'x' }}",
         "{{ [0] * 10 ** 9 }}",
@@ -122,6 +133,21 @@ def test_tricks_bombs_and_mistakes_fail_with_one_error(source: str) -> None:
 def test_the_loop_budget_is_for_one_rendering() -> None:
     loop = template("{% for i in range(12000) %}{% endfor %}x")
     assert [loop.render([]), loop.render([])] == [[Segment("x", True)]] * 2
+
+
+@pytest.mark.parametrize("source", [BRANCHES, BRANCHES_OF_CALLS])
+def test_macros_that_call_themselves_are_counted(source: str) -> None:
+    with pytest.raises(BundleError, match="macros take more than 20000 passes"):
+        rendered(source)
+
+
+def test_repeating_by_what_is_no_number_is_the_templates_mistake_and_takes_no_memory() -> None:
+    source = "{% set text = 'x' * 99999 %}{{ (range(99999) | list) * text }}"
+    tracemalloc.start()
+    with pytest.raises(BundleError, match="can't multiply sequence"):
+        rendered(source)
+    assert tracemalloc.get_traced_memory()[1] < 50_000_000
+    tracemalloc.stop()
 
 
 def test_a_template_cannot_reach_or_replace_the_loop_counter() -> None:
