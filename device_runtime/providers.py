@@ -5,10 +5,9 @@ CUDA and TensorRT follow onnxruntime's documented interface; neither was run on 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
+from device_runtime.measured_file import cache_folder
 from device_runtime.protocol.manifest import Manifest
 from device_runtime.settings import RuntimeSettings
 
@@ -77,7 +76,6 @@ def _tensorrt_options(
 
     Without a range of shapes it would build a new engine whenever a text gets longer.
     """
-    cache = str(_engine_folder(manifest))
     chunk = min(settings.prefill_chunk, max_len)
     shapes = {
         "min": _shapes(manifest, num_tokens=1, num_past=0),
@@ -87,10 +85,7 @@ def _tensorrt_options(
     return {
         "device_id": "0",
         "trt_fp16_enable": "True",
-        "trt_engine_cache_enable": "True",
-        "trt_engine_cache_path": cache,
-        "trt_timing_cache_enable": "True",
-        "trt_timing_cache_path": cache,
+        **_engine_cache(manifest),
         **{f"trt_profile_{end}_shapes": text for end, text in shapes.items()},
     }
 
@@ -109,9 +104,19 @@ def _shapes(manifest: Manifest, num_tokens: int, num_past: int) -> str:
     return ",".join(f"{name}:{'x'.join(map(str, size))}" for name, size in sizes.items())
 
 
-def _engine_folder(manifest: Manifest) -> Path:
-    """The user's own, by the graph's hash: an engine is code, so none comes with a bundle."""
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = caches / "tandem" / "tensorrt" / manifest.files["model.onnx"]
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return folder
+def _engine_cache(manifest: Manifest) -> dict[str, str]:
+    """The user's own, by the graph's hash: an engine is code, so none comes with a bundle.
+
+    Without a home folder, or with one that must not be written, engines are built for each run.
+    """
+    try:
+        folder = cache_folder() / "tensorrt" / manifest.files["model.onnx"]
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except (OSError, RuntimeError):
+        return {}
+    return {
+        "trt_engine_cache_enable": "True",
+        "trt_engine_cache_path": str(folder),
+        "trt_timing_cache_enable": "True",
+        "trt_timing_cache_path": str(folder),
+    }

@@ -131,6 +131,21 @@ def test_tensorrt_builds_one_half_precision_engine_for_all_lengths(tmp_path: Pat
     assert f"past_key_values.1.value:1x2x{MAX_LEN}x16" in high
 
 
+@pytest.mark.parametrize("error", [PermissionError(13, "closed"), RuntimeError("no home")])
+def test_engines_are_not_kept_where_there_is_no_home_to_write_to(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed() -> Path:
+        raise error
+
+    plain = manifest(tmp_path, "optimum")
+    monkeypatch.setenv("XDG_CACHE_HOME", "no/absolute/path")  # does not count
+    monkeypatch.setattr(Path, "home", closed)
+    options = dict(choose_providers(ALL, plain, WISH, MAX_LEN)[0])[TENSORRT]
+    assert options["trt_fp16_enable"] == "True"
+    assert not any("cache" in name for name in options)
+
+
 class Value:
     """An OrtValue on the GPU, with an address of its own."""
 
