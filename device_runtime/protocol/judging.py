@@ -88,7 +88,8 @@ class Judging:
             self.key.seed, self.key.epoch, self.key.round_number, position
         )  # the coins of drafting share nothing with those of judging
         place = Place(self.key.seed, position)
-        # A place may be drafted again in a later block: then with a later coin.
+        # A place that is drafted again, in a later block, stands nearer to that block's beginning, so
+        # its coin is another one.
         coins = streams(Purpose.EDGE_DRAFT, len(self.block))
         drafted = self.scheme.draft(q, place, coins)
         tokens = (*self.tokens, drafted.token_id)
