@@ -10,14 +10,14 @@ from device_runtime.cli import DISTRIBUTION
 from device_runtime.doctor_power import Throttling
 from device_runtime.doctor_probe import Cpu, Memory
 from device_runtime.doctor_python import OnnxRuntime
-from device_runtime.doctor_settings import GPU_PROVIDER, Machine, Settings
+from device_runtime.doctor_settings import Machine, Settings
 from device_runtime.protocol.runtime_versions import (
     FIRST_WITH_INT8_CACHE,
     FIRST_WITH_RIGHT_WINDOWS,
     in_words,
     version_of,
 )
-from hw_profiles.schema import DeviceProfile
+from hw_profiles.schema import CUDA, DeviceProfile
 
 Level = Literal["fix", "advice", "note"]
 
@@ -80,7 +80,7 @@ def _onnxruntime(machine: Machine, settings: Settings) -> Iterator[Finding]:
     if others or (python.missing and settings.extra == "device"):
         yield Finding("fix", f"Missing: {', '.join(python.missing)}. Run: {install}")
     runtime = python.onnxruntime
-    if settings.extra == "jetson" and (runtime is None or GPU_PROVIDER not in runtime.providers):
+    if settings.extra == "jetson" and (runtime is None or CUDA not in runtime.providers):
         yield _no_gpu(machine, runtime)
     if runtime is not None:
         another = "install another version: pip install --upgrade onnxruntime"
@@ -104,7 +104,7 @@ def _no_gpu(machine: Machine, runtime: OnnxRuntime | None) -> Finding:
     if runtime is None:
         text = f"onnxruntime is missing: {how}; without the GPU: pip install onnxruntime"
         return Finding("fix", text)
-    text = f"The GPU is passed over: this onnxruntime has no {GPU_PROVIDER}; {how}, in its place."
+    text = f"The GPU is passed over: this onnxruntime has no {CUDA}; {how}, in its place."
     return Finding("advice", text)
 
 

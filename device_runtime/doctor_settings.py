@@ -8,9 +8,7 @@ from device_runtime.doctor_power import PowerMode, PowerSensor, Throttling
 from device_runtime.doctor_probe import Board, Cpu, Memory, Zone
 from device_runtime.doctor_python import Interpreter
 from hw_profiles import find_device, load
-from hw_profiles.schema import DeviceProfile
-
-GPU_PROVIDER = "CUDAExecutionProvider"
+from hw_profiles.schema import CUDA, DeviceProfile
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +66,7 @@ def choose_settings(machine: Machine, profile: DeviceProfile, *, fits: bool) -> 
         present = machine.python.onnxruntime.providers
         providers = tuple(p for p in providers if p in present) or providers
     weights, export_options = runtime.weights, f"--device {profile.name}"
-    if runtime.cpu_weights is not None and GPU_PROVIDER not in providers:
+    if runtime.cpu_weights is not None and CUDA not in providers:
         weights = runtime.cpu_weights
         export_options += f" --weights {weights.value}"
     return Settings(

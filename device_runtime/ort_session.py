@@ -23,18 +23,18 @@ from device_runtime.protocol.manifest import Manifest
 from device_runtime.protocol.runtime_versions import (
     FIRST_WITH_INT8_CACHE,
     FIRST_WITH_RIGHT_WINDOWS,
+    WINDOW_KEY,
     in_words,
     version_of,
 )
-from device_runtime.providers import GPU_PROVIDERS, choose_providers
+from device_runtime.providers import choose_providers
 from device_runtime.settings import RuntimeSettings
+from hw_profiles.schema import GPU_PROVIDERS
 
 Session: TypeAlias = ort.InferenceSession
 
 logger = logging.getLogger(__name__)
 
-WINDOW_KEY = "tandem.attention_window"
-"""In the metadata of a fused graph: how many positions its shortest window sees."""
 _ERRORS_ONLY = 3
 
 

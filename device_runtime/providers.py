@@ -10,11 +10,8 @@ from collections.abc import Sequence
 from device_runtime.measured_file import cache_folder
 from device_runtime.protocol.manifest import Manifest
 from device_runtime.settings import RuntimeSettings
+from hw_profiles.schema import CPU, CUDA, GPU_PROVIDERS, TENSORRT
 
-CPU = "CPUExecutionProvider"
-CUDA = "CUDAExecutionProvider"
-TENSORRT = "TensorrtExecutionProvider"
-GPU_PROVIDERS = (CUDA, TENSORRT)
 UNSPOKEN_WISH = (CUDA, CPU)
 """Where the settings name none: a GPU that is not there is then no news."""
 

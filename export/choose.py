@@ -8,7 +8,7 @@ from pathlib import Path
 from device_runtime.protocol.errors import ConfigError
 from device_runtime.protocol.runtime_versions import FIRST_WITH_INT8_CACHE, in_words, version_of
 from export.checkpoint import Checkpoint
-from hw_profiles.schema import DeviceProfile
+from hw_profiles.schema import CUDA, DeviceProfile
 
 GRAPHS = ("auto", "fused", "optimum")
 """`auto`: fused where the architecture has such a graph, else optimum."""
@@ -109,9 +109,7 @@ def choose_cache(
     if wanted != "auto":
         return wanted
     # JetPack's Python 3.10 gets no onnxruntime that new.
-    has_gpu = profile_name is not None and "CUDAExecutionProvider" in (
-        _profile(profile_name).runtime.providers.value
-    )
+    has_gpu = profile_name is not None and CUDA in (_profile(profile_name).runtime.providers.value)
     rounds = weights != "fp32" and graph == "fused"
     return "int8" if rounds and is_read_here and not has_gpu else "fp32"
 

@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, ValueInfoProto, helper
 
+from device_runtime.protocol.runtime_versions import WINDOW_KEY
 from export.cache_scales import CacheScales
 from export.decoder import Attention, Decoder, Floats, Layer, Mlp, Norm, Rotary
 from export.onnx_writer import MICROSOFT, OnnxWriter
 from export.weight_formats import WeightFormat, weight_format
 
-WINDOW_KEY = "tandem.attention_window"
-"""Metadata: positions that the shortest window sees. Before 1.24 onnxruntime shows one more."""
 LAST_POSITION, NUM_POSITIONS = "last_position", "num_positions"
 """Inputs in place of a mask and of positions, both of which would grow with the text."""
 _GELU = {"gelu": "none", "gelu_tanh": "tanh"}

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from hw_profiles.schema import DeviceProfile, LinkProfile, ProfileError, Quantity, Runtime
-
-GPU_PROVIDERS = {"CUDAExecutionProvider", "TensorrtExecutionProvider"}
+from hw_profiles.schema import (
+    GPU_PROVIDERS,
+    DeviceProfile,
+    LinkProfile,
+    ProfileError,
+    Quantity,
+    Runtime,
+)
 
 
 def check_device(profile: DeviceProfile, where: str) -> None:
@@ -58,7 +63,7 @@ def _weight_problems(runtime: Runtime) -> list[str]:
     if runtime.weights.value != "fp16":
         return []
     problems = []
-    if not GPU_PROVIDERS & set(runtime.providers.value):
+    if not set(GPU_PROVIDERS) & set(runtime.providers.value):
         problems.append("runtime.weights fp16 is for a GPU, and runtime.providers wishes for none")
     if runtime.cpu_weights is None or runtime.cpu_weights.value == "fp16":
         problems.append("runtime.weights fp16 needs other runtime.cpu_weights beside it")

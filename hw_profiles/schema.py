@@ -52,6 +52,12 @@ Weights = Literal["fp32", "fp16", "int8", "int8-dynamic", "int4"]
 AccuracyLevel = Literal[0, 1, 2, 3, 4]
 """MatMulNBits: 0 unset, 1 fp32, 2 fp16, 3 bf16, 4 int8 activations."""
 
+CPU = "CPUExecutionProvider"
+CUDA = "CUDAExecutionProvider"
+TENSORRT = "TensorrtExecutionProvider"
+GPU_PROVIDERS = (CUDA, TENSORRT)
+"""As onnxruntime names them."""
+
 SensorKind = Literal["none", "pmic", "ina3221", "ina238", "rapl"]
 Confidence = Literal["high", "medium", "low"]
 

@@ -8,6 +8,8 @@ Version = tuple[int, ...]
 
 FIRST_WITH_RIGHT_WINDOWS: Version = (1, 24)
 """An older one lets a sliding window see one position more."""
+WINDOW_KEY = "tandem.attention_window"
+"""In the metadata of a fused graph: how many positions its shortest window sees."""
 FIRST_WITH_INT8_CACHE: Version = (1, 27)
 """An older one's GroupQueryAttention reads no cache of 8 bits on CPUs."""
 

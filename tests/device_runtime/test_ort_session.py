@@ -14,6 +14,7 @@ import pytest
 from device_runtime import ort_session
 from device_runtime.onnx_drafter import OnnxDrafter
 from device_runtime.protocol.errors import BundleError, ConfigError
+from device_runtime.protocol.runtime_versions import WINDOW_KEY
 from device_runtime.settings import RuntimeSettings
 from tests.tiny_bundle import TinyShape, make_bundle, write_manifest
 
@@ -117,7 +118,7 @@ def test_a_window_that_this_onnxruntime_sees_wrongly_is_said_in_one_sentence(
     folder = make_bundle(tmp_path)
     if window is not None:
         model = onnx.load(folder / "model.onnx")
-        onnx.helper.set_model_props(model, {ort_session.WINDOW_KEY: str(window)})
+        onnx.helper.set_model_props(model, {WINDOW_KEY: str(window)})
         onnx.save(model, folder / "model.onnx")
         write_manifest(folder, "fused", TinyShape())
     monkeypatch.setattr(onnxruntime, "__version__", version)

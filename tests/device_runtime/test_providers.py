@@ -18,8 +18,9 @@ from device_runtime import cached_graph, ort_session
 from device_runtime.bundle import MANIFEST_FILE, Bundle, load_manifest
 from device_runtime.cached_graph import open_graph
 from device_runtime.protocol.manifest import Manifest
-from device_runtime.providers import CPU, CUDA, TENSORRT, choose_providers
+from device_runtime.providers import choose_providers
 from device_runtime.settings import RuntimeSettings
+from hw_profiles.schema import CPU, CUDA, TENSORRT
 from tests.tiny_bundle import make_bundle
 
 ALL = [TENSORRT, CUDA, CPU]

@@ -17,9 +17,10 @@ from onnx import TensorProto
 from device_runtime.bundle import Bundle, load_manifest
 from device_runtime.onnx_drafter import OnnxDrafter, RuntimeSettings
 from device_runtime.protocol.errors import ConfigError
-from device_runtime.providers import CPU, CUDA, TENSORRT, choose_providers
+from device_runtime.providers import choose_providers
 from export.decoder_families import FAMILIES
 from export.parity import HALF_RTOL
+from hw_profiles.schema import CPU, CUDA, TENSORRT
 from tests.export.greedy_text import PROMPT, generated
 from tests.tiny_models import save_checkpoint, tiny_model
 
