@@ -9,7 +9,9 @@ Headers are billed as in `benchmarks.overhead`: 52 bytes for every 1,448 of payl
 A lost packet arrives after a wait that depends on what tells the sender (RFC 8985): 5/4 of a round
 trip if later packets of the same write are acknowledged, two round trips if it is the last, and
 0.2 s more if it is alone; twice as long each time the repeat is lost too. All that follows it on
-the connection waits with it, and the repeat takes its share of the rate.
+the connection waits with it, and the repeat takes its share of the rate. Bursts of losses run over
+the packets of a direction in the order they are sent, whichever connection they belong to; a repeat
+comes so much later that it finds the link as any packet does.
 """
 
 from __future__ import annotations
@@ -133,16 +135,17 @@ class Pipe:
 
     def losses(self) -> int:
         """How often the next packet is lost before it arrives."""
-        repeats = 0
-        while repeats < MAX_REPEATS and self._loses():
+        ratio = self.settings.loss_ratio
+        if not ratio or not self._loses(ratio):
+            return 0
+        repeats = 1
+        while repeats < MAX_REPEATS and self._rng.random() < ratio:
             repeats += 1
         return repeats
 
-    def _loses(self) -> bool:
-        """A chain of two states with the wanted share and mean length of losses."""
-        ratio, burst = self.settings.loss_ratio, self.settings.loss_burst
-        if not ratio:
-            return False
+    def _loses(self, ratio: float) -> bool:
+        """A step, once a packet, of a chain with this share of losses and their mean length."""
+        burst = self.settings.loss_burst
         if burst == 1:
             return self._rng.random() < ratio
         leave = 1 / burst

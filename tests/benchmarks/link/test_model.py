@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -120,16 +121,20 @@ def test_jitter_is_drawn_once_a_burst_and_has_its_spread() -> None:
 
 @pytest.mark.parametrize("burst", [1.0, 4.0])
 def test_losses_have_their_share_and_length(burst: float) -> None:
+    """Bursts are of neighbours: packets one after the other, here each a message of its own."""
     up = stream(direction(loss_ratio=0.05, loss_burst=burst))
-    lost = []
-    for i in range(20_000):
+    repeats = []
+    for i in range(60_000):
         before = up.pipe.bill.repeats
         up.send(10.0 * i, 100)
-        lost.append(up.pipe.bill.repeats - before)
-    # Repeats are packets, too: the share counts them.
-    assert sum(lost) / (sum(lost) + len(lost)) == pytest.approx(0.05, rel=0.2)
-    if burst > 1:  # a burst outlives a packet: its repeats are lost as well
-        assert sum(lost) / sum(n > 0 for n in lost) == pytest.approx(burst, rel=0.2)
+        repeats.append(up.pipe.bill.repeats - before)
+    lost = [n > 0 for n in repeats]
+    assert sum(lost) / len(lost) == pytest.approx(0.05, rel=0.15)
+    num_bursts = sum(now and not before for before, now in pairwise([False, *lost]))
+    mean_burst = burst if burst > 1 else 1 / 0.95  # by chance, neighbours are lost even so
+    assert sum(lost) / num_bursts == pytest.approx(mean_burst, rel=0.15)
+    # A repeat is lost as often as any packet, however long the bursts are.
+    assert sum(repeats) / sum(lost) == pytest.approx(1 / 0.95, rel=0.03)
 
 
 def test_a_lost_packet_waits_for_what_tells_the_sender() -> None:
