@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -27,12 +28,13 @@ from benchmarks.edge_load import Heard, Load, Player
 from benchmarks.edge_load import run as run_load
 from benchmarks.edge_replay import SAMPLING
 from benchmarks.edge_report import markdown, values_of
-from benchmarks.edge_trace import Trace, load, record, save
+from benchmarks.edge_trace import Terms, Trace, load, record, save
 from benchmarks.machine import collect
 from benchmarks.progress import progress_bar
 from benchmarks.prompts import PROMPTS
 from benchmarks.record import RESULTS_FILE, Record, write
 from benchmarks.verb_process import VerbProcess
+from device_runtime.bundle import sha256
 from device_runtime.protocol.errors import ConfigError
 from device_runtime.protocol.schemes import DEFAULT_SCHEME, SCHEMES, scheme_named
 from device_runtime.settings import RuntimeSettings
@@ -93,12 +95,9 @@ class Bench:
             for i in range(self.plan.num_traces)
         ]
 
-    def record_traces(self, path: Path | None, device: Device) -> None:
-        """Real answers, or those of an earlier run on the same weights."""
-        if path is not None and path.exists():
-            self.traces = load(path)
-            self._check_length(path)
-            return
+    def record_traces(self) -> None:
+        """Real answers by the real device."""
+        device = Device(self.bundle, RuntimeSettings(num_threads=1))
         with ProbeProcess(self.settings) as probe:
             self.traces = asyncio.run(
                 record(
@@ -106,17 +105,6 @@ class Bench:
                     sampling=SAMPLING, num_tokens=self.plan.max_tokens,
                 )
             )  # fmt: skip
-        if path is not None:
-            save(path, self.traces)
-
-    def _check_length(self, path: Path) -> None:
-        """ConfigError unless the recorded answers are as long as this run's would be."""
-        shortest = min((trace.num_tokens for trace in self.traces), default=0)
-        if not 0 <= shortest - self.plan.max_tokens <= self.gamma:
-            raise ConfigError(
-                f"the answers in {path} have {shortest} tokens, not {self.plan.max_tokens}; give "
-                "--max-tokens as it was when they were recorded, or another --trace to record new ones"
-            )
 
     def capacity(self, num_sessions: int) -> float:
         """Answers per second of the closed loop with so many sessions, once it was measured."""
@@ -205,7 +193,6 @@ def run(args: argparse.Namespace) -> int:
     Exit code 0; 1 where --gpu-floors found one missed.
     """
     console = Console(highlight=False, soft_wrap=True, quiet=args.json)
-    args.out.mkdir(parents=True, exist_ok=True)
     is_kept = True
     if args.gpu_floors:
         records, text, is_kept = edge_floors.run(args.out, console)
@@ -224,14 +211,22 @@ def run(args: argparse.Namespace) -> int:
 
 def _sessions(args: argparse.Namespace, console: Console) -> tuple[list[Record], str]:
     plan = _plan(args)
+    terms = _terms(args, plan)
+    if args.trace and not args.trace.parent.is_dir():
+        raise ConfigError(f"--trace: there is no folder {args.trace.parent}; make it first")
+    traces = load(args.trace, terms) if args.trace and args.trace.exists() else []
+    args.out.mkdir(parents=True, exist_ok=True)
     settings = {
         "model": str(PAIR / "llm"), "device": args.device, "dtype": args.dtype, "cache_gib": 1.0,
         "replicas": args.replicas,
         "num_threads": args.threads or max(1, (len(os.sched_getaffinity(0)) - 1) // args.replicas),
     }  # fmt: skip
     bundle = exported_slm(console)
-    bench = Bench(plan, settings, args.scheme, args.gamma, args.think_ms / 1e3, bundle)
-    bench.record_traces(args.trace, Device(bundle, RuntimeSettings(num_threads=1)))
+    bench = Bench(plan, settings, args.scheme, args.gamma, args.think_ms / 1e3, bundle, traces)
+    if not traces:
+        bench.record_traces()
+        if args.trace:
+            save(args.trace, bench.traces, terms)
     runs = list(_runs(bench, (*(args.arm or ARMS), *((LIVE,) if args.live else ()))))
     with progress_bar(console) as progress:
         task = progress.add_task("", total=len(runs))
@@ -248,12 +243,26 @@ def _sessions(args: argparse.Namespace, console: Console) -> tuple[list[Record],
 
 
 def _plan(args: argparse.Namespace) -> Plan:
-    """ConfigError for counts that cannot be."""
+    """ConfigError for numbers that cannot be."""
     plan = with_counts(QUICK if args.quick else FULL, args, "repeats", "max_tokens")
     check_count("--gamma", args.gamma)
+    check_count("--replicas", args.replicas)
+    if args.threads:
+        check_count("--threads", args.threads)
+    if not 0 <= args.think_ms < math.inf:
+        raise ConfigError(f"--think-ms is {args.think_ms}; it must be 0 or more")
     for num_sessions in args.sessions or ():
         check_count("--sessions", num_sessions)
     return replace(plan, sessions=tuple(args.sessions or plan.sessions))
+
+
+def _terms(args: argparse.Namespace, plan: Plan) -> Terms:
+    """What this run's answers are recorded with."""
+    llm, slm = (sha256(PAIR / name / "model.safetensors")[:12] for name in ("llm", "slm"))
+    return Terms(
+        llm, slm, args.scheme, args.gamma, SAMPLING.temperature, SAMPLING.top_p, plan.max_tokens,
+        plan.num_traces,
+    )  # fmt: skip
 
 
 def _runs(bench: Bench, arms: Sequence[str]) -> Iterator[tuple[str, int, int, tuple[float, float]]]:

@@ -96,6 +96,7 @@ def run(
         if not torch.cuda.is_available():
             raise ConfigError("--gpu-floors needs a CUDA device, and this machine has none")
         device = torch.device("cuda")
+    out.mkdir(parents=True, exist_ok=True)
     facts = collect()
     if device.type == "cuda":
         facts |= {"board": torch.cuda.get_device_name()}

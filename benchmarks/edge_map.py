@@ -161,6 +161,7 @@ def run(out: Path, console: Console, *, quick: bool, dtype: str) -> tuple[list[R
     )
     (engine,) = start(pair, in_processes=False).engines()  # whose passes alone are timed
     assert isinstance(engine, DraftingEngine)
+    out.mkdir(parents=True, exist_ok=True)
     contexts = (64, 512) if quick else (32, 128, 256, 512, 768, 960)
     sessions = (1, 8, 32) if quick else (1, 2, 4, 8, 16, 32, 64)
     limits_s = (0.01, 0.02, 0.05, 0.1, 0.2)

@@ -2,7 +2,8 @@
 
 The edge's draws are keyed by the generation's seed, so the same messages get the same verdicts. A
 batch of another shape may round otherwise and flip one: a replay notices, counts it, and begins that
-answer anew.
+answer anew. Under other weights or settings every answer would end so: a file of answers names what
+they were recorded with, and holds for nothing else.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from device_runtime.generate import write_split
 from device_runtime.link import EdgeLink, LinkSettings
 from device_runtime.protocol.device_session import DeviceSession, Generation
+from device_runtime.protocol.errors import ConfigError
 from device_runtime.protocol.messages import Ending, Kind, Verdict, decode
 from device_runtime.protocol.randomness import device_coins
 from device_runtime.protocol.sampling import Sampling
@@ -24,6 +27,29 @@ from device_runtime.turn import Counts
 from device_runtime.writer import Device
 
 _RECORDED = (Kind.BEGIN, Kind.ROUND, Kind.MORE)
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What answers are recorded with: the first line of their file."""
+
+    llm: str
+    """Digest of the weights."""
+    slm: str
+    scheme: str
+    gamma: int
+    temperature: float
+    top_p: float
+    max_tokens: int
+    num_answers: int
+
+    def differences(self, found: dict[str, Any]) -> list[str]:
+        """Where a file's terms are others, in words."""
+        return [
+            f"{name} {found.get(name)}, not {value}"
+            for name, value in asdict(self).items()
+            if found.get(name) != value
+        ]
 
 
 @dataclass
@@ -103,16 +129,36 @@ async def record(
     return traces
 
 
-def save(path: Path, traces: Iterable[Trace]) -> None:
-    """One answer a line."""
-    path.write_text("".join(f"{json.dumps(asdict(trace))}\n" for trace in traces))
+def save(path: Path, traces: Iterable[Trace], terms: Terms) -> None:
+    """The terms, then one answer a line."""
+    lines = ({"terms": asdict(terms)}, *(asdict(trace) for trace in traces))
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
 
 
-def load(path: Path) -> list[Trace]:
-    """What `save` wrote."""
-    traces = []
-    for line in path.read_text().splitlines():
-        data = json.loads(line)
-        exchanges = [Exchange(**exchange) for exchange in data.pop("exchanges")]
-        traces.append(Trace(**data, exchanges=exchanges))
+def load(path: Path, terms: Terms) -> list[Trace]:
+    """What `save` wrote; ConfigError where that was under other terms, or is not whole."""
+    try:
+        head, *lines = map(json.loads, path.read_text().splitlines())
+        differences = terms.differences(dict(head["terms"]))
+        traces = [_trace(line) for line in lines]
+    except (ValueError, LookupError, TypeError):
+        raise ConfigError(
+            f"{path} holds no answers of this version of tandem bench edge; "
+            "give another --trace to record new ones"
+        ) from None
+    if differences:
+        raise ConfigError(
+            f"the answers in {path} were recorded with {'; '.join(differences)}: give the options "
+            "as they were then, or another --trace to record new ones"
+        )
+    if len(traces) != terms.num_answers:
+        raise ConfigError(
+            f"{path} was cut off: {len(traces)} answers of {terms.num_answers} are there; "
+            "give another --trace to record new ones"
+        )
     return traces
+
+
+def _trace(line: dict[str, Any]) -> Trace:
+    exchanges = [Exchange(**exchange) for exchange in line.pop("exchanges")]
+    return Trace(**line, exchanges=exchanges)

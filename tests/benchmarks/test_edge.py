@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from benchmarks.edge_map import NONE, Cost, Setting, best, costs, winners
 from benchmarks.edge_passes import model_of, pass_s, pretend_read, random_engine
 from benchmarks.edge_replay import drafting_s, standing, stream_s, verify_s
 from benchmarks.edge_report import markdown, values_of
-from benchmarks.edge_trace import Exchange, Trace, load, num_committed, save
+from benchmarks.edge_trace import Exchange, Terms, Trace, load, num_committed, save
 from benchmarks.record import Record, read
 from device_runtime.cli import main
 from device_runtime.protocol.edge_states import Job
@@ -73,11 +74,14 @@ def test_tokens_of_a_verdict() -> None:
     assert (num_committed(ended), num_committed(rejected)) == (3, 3)
 
 
+TERMS = Terms("a1", "b2", "dssd-thinned", 4, 0.8, 0.9, 64, num_answers=2)
+TRACE = Trace(5, 3, 4, [Exchange("01", "02", 0), Exchange("0a", "0b", 4)])
+
+
 def test_traces_are_read_as_they_were_written(tmp_path: Path) -> None:
-    trace = Trace(5, 3, 4, [Exchange("01", "02", 0), Exchange("0a", "0b", 4)])
-    save(tmp_path / "traces", [trace, trace])
-    assert load(tmp_path / "traces") == [trace, trace]
-    assert (trace.num_tokens, trace.num_rounds) == (4, 1)
+    save(tmp_path / "traces", [TRACE, TRACE], TERMS)
+    assert load(tmp_path / "traces", TERMS) == [TRACE, TRACE]
+    assert (TRACE.num_tokens, TRACE.num_rounds) == (4, 1)
 
 
 def test_the_report_tells_speedup_and_capacity() -> None:
@@ -95,36 +99,61 @@ def test_the_report_tells_speedup_and_capacity() -> None:
 
 
 @pytest.mark.parametrize(
-    ("num_recorded", "fits"), [(63, False), (64, True), (68, True), (69, False)]
+    ("changes", "expected"),
+    [
+        ({"llm": "c3"}, "llm a1, not c3:"),
+        ({"scheme": "dssd", "gamma": 2}, "scheme dssd-thinned, not dssd; gamma 4, not 2:"),
+        ({"temperature": 1.0}, "temperature 0.8, not 1.0:"),
+        ({"max_tokens": 32}, "max_tokens 64, not 32: give the options as they were then"),
+        ({"num_answers": 8}, "num_answers 2, not 8:"),
+    ],
 )
-def test_recorded_answers_of_another_length_are_not_replayed(
-    tmp_path: Path, num_recorded: int, fits: bool
+def test_answers_recorded_under_other_terms_are_not_replayed(
+    tmp_path: Path, changes: dict[str, Any], expected: str
 ) -> None:
-    path = tmp_path / "trace.jsonl"
-    save(path, [Trace(3, 0, 0, [Exchange("01", "02", 0), Exchange("03", "04", num_recorded)])])
-    bench = edge.Bench(edge.FULL, {}, "dssd-thinned", 4, 0.0, tmp_path)
-    device: Any = None  # nothing is recorded anew
-    if fits:
-        bench.record_traces(path, device)
-        assert bench.traces[0].num_tokens == num_recorded
-    else:
-        with pytest.raises(ConfigError, match=f"{num_recorded} tokens, not 64; give --max-tokens"):
-            bench.record_traces(path, device)
+    """Each of them would diverge at once, or be measured under settings that it does not have."""
+    save(tmp_path / "traces", [TRACE, TRACE], TERMS)
+    with pytest.raises(ConfigError, match=f"were recorded with {expected}"):
+        load(tmp_path / "traces", replace(TERMS, **changes))
 
 
-def test_a_trace_without_answers_is_not_replayed(tmp_path: Path) -> None:
-    path = tmp_path / "trace.jsonl"
-    path.write_text("")
-    bench, device = edge.Bench(edge.FULL, {}, "dssd-thinned", 4, 0.0, tmp_path), None
-    with pytest.raises(ConfigError, match="0 tokens, not 64"):
-        bench.record_traces(path, device)  # type: ignore[arg-type]
+def test_answers_that_are_not_all_there_are_not_replayed(tmp_path: Path) -> None:
+    save(tmp_path / "traces", [TRACE], TERMS)
+    with pytest.raises(ConfigError, match="cut off: 1 answers of 2 are there"):
+        load(tmp_path / "traces", TERMS)
 
 
-@pytest.mark.parametrize("option", ["--max-tokens", "--repeats", "--gamma", "--sessions"])
+@pytest.mark.parametrize("content", ["", "[]", '{"prompt_tokens": 5}\n', '{"terms": 1}', "{"])
+def test_a_file_without_terms_is_not_replayed(tmp_path: Path, content: str) -> None:
+    (tmp_path / "traces").write_text(content)
+    with pytest.raises(ConfigError, match="holds no answers of this version"):
+        load(tmp_path / "traces", TERMS)
+
+
+def test_what_cannot_be_is_refused_before_anything_is_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(edge, "exported_slm", lambda _: pytest.fail("an export"))
+    out, traces = tmp_path / "out", tmp_path / "traces"
+    save(traces, [TRACE, TRACE], TERMS)
+    for words, expected in (
+        (("--trace", str(traces)), "were recorded with"),
+        (("--trace", str(tmp_path / "none" / "traces")), "there is no folder"),
+        (("--think-ms", "-1"), "--think-ms is -1.0; it must be 0 or more"),
+    ):
+        assert main(["bench", "edge", "--out", str(out), *words]) == 1
+        assert expected in capsys.readouterr().err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    "option", ["--max-tokens", "--repeats", "--gamma", "--sessions", "--replicas"]
+)
 def test_counts_that_cannot_be_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
 ) -> None:
-    assert main(["bench", "edge", option, "0", "--out", str(tmp_path)]) == 1
+    assert main(["bench", "edge", option, "0", "--out", str(tmp_path / "out")]) == 1
+    assert not (tmp_path / "out").exists()
     assert f"{option} is 0; it must be 1 or more" in capsys.readouterr().err
 
 
