@@ -212,10 +212,11 @@ async def _arrivals(player: Player, http: aiohttp.ClientSession, load: Load) -> 
     try:
         for number in range(1 << 30):
             await asyncio.sleep(random.expovariate(load.arrivals_per_s))
+            for task in [task for task in tasks if task.done()]:
+                tasks.remove(task)
+                task.result()  # an error of one ends the run, as in a closed loop
             if len(tasks) < load.num_sessions:
-                task = asyncio.create_task(player.arrive(http, number))
-                tasks.add(task)
-                task.add_done_callback(tasks.discard)
+                tasks.add(asyncio.create_task(player.arrive(http, number)))
             else:
                 player.heard.num_refused += player.counts  # no device left to ask
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 
 from benchmarks import edge, edge_floors, edge_replay
 from benchmarks.edge_floors import Floor, Plan, gain_floor
-from benchmarks.edge_load import Heard, Load, Player, _difference, sessions_within
+from benchmarks.edge_load import Heard, Load, Player, _arrivals, _difference, sessions_within
 from benchmarks.edge_map import NONE, Cost, Setting, best, costs, winners
 from benchmarks.edge_passes import model_of, pass_s, pretend_read, random_engine
 from benchmarks.edge_replay import drafting_s, standing, stream_s, verify_s
@@ -377,6 +378,18 @@ async def test_a_stream_that_is_refused_is_counted_once_it_counts() -> None:
         socket: Any = FakeSocket(b"\1", busy)
         await player._answer(socket, trace)
     assert player.heard.num_refused == 1
+
+
+async def test_an_error_of_an_arrival_ends_the_run_as_one_of_a_closed_loop_does() -> None:
+    load = Load("split", 4, 0.0, 0.0, arrivals_per_s=1000.0)
+
+    class Broken(Player):
+        async def arrive(self, http: Any, number: int) -> None:
+            raise ConnectionError("gone")
+
+    http: Any = None
+    with pytest.raises(ConnectionError, match="gone"):
+        await asyncio.wait_for(_arrivals(Broken("http://x", [], load), http, load), 10)
 
 
 @pytest.mark.slow
