@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import groupby
 from statistics import median
 from typing import Any
@@ -11,13 +11,19 @@ import numpy as np
 
 from benchmarks.edge_load import Heard, sessions_within
 from benchmarks.record import Record
+from benchmarks.spread import Spread
 
 NOTE = (
-    "Medians of the repeats. Server CPU: the event loop's own time per round (receive, decode, plan, "
-    "judge, encode, send), without the model and without logits → law. Engine time: wall time with a "
-    "batch in the engine, on a GPU that of the GPU, and logits → law wherever it is done: for drafts "
-    "and verdicts of every arm alike. Load generator and edge share this machine; live devices, too."
+    "Medians of the repeats, in brackets the lowest and the highest. Server CPU: the event loop's own "
+    "time per round (receive, decode, plan, judge, encode, send), without the model and without "
+    "logits → law. Engine time: wall time with a batch in the engine, on a GPU that of the GPU, and "
+    "logits → law wherever it is done: for drafts and verdicts of every arm alike. Time per token: of "
+    "split the edge's part and --think-ms, which stands for drafting and link; of edge+draft all of "
+    "it, drafting included. Load generator and edge share this machine; live devices, too."
 )
+NO_DEVICE = "the edge's part alone, at --think-ms 0"
+_LOST = (("diverged answers", "answers_flipped"), ("refused answers", "answers_refused"))
+"""Columns for what should not be: there only if it was. Totals of all repeats."""
 
 
 def values_of(heard: Heard) -> dict[str, Any]:
@@ -75,16 +81,20 @@ def key_of(record: Record) -> tuple[str, int, float, float]:
 def medians(records: Sequence[Record]) -> dict[tuple[str, int, float, float], dict[str, float]]:
     """The median of every figure of runs that are alike."""
     found = {}
-    for key, group in groupby(sorted(records, key=key_of), key=key_of):
-        alike = [record.results for record in group]
-        names = set.intersection(*(set(results) for results in alike))
-        found[key] = {name: float(median([results[name] for results in alike])) for name in names}
+    for key, alike in _repeats(records).items():
+        names = set.intersection(*(set(record.results) for record in alike))
+        found[key] = {name: float(median(r.results[name] for r in alike)) for name in names}
     return found
+
+
+def _repeats(records: Sequence[Record]) -> dict[tuple[str, int, float, float], list[Record]]:
+    """Runs that are alike."""
+    in_order = sorted(records, key=key_of)
+    return {key: list(group) for key, group in groupby(in_order, key=key_of)}
 
 
 _COLUMNS = (
     ("tokens/s", "verified_tokens_per_s", 1, "{:.0f}"),
-    ("rounds/s", "rounds_per_s", 1, "{:.0f}"),
     ("jobs a batch", "batch_jobs_mean", 1, "{:.1f}"),
     ("queue p50 / p90, ms", ("queue_p50_s", "queue_p90_s"), 1e3, "{:.1f}"),
     ("verify p50 / p90, ms", ("verify_p50_s", "verify_p90_s"), 1e3, "{:.1f}"),
@@ -98,18 +108,25 @@ _COLUMNS = (
 
 def markdown(records: Sequence[Record], limits_s: Sequence[float]) -> str:
     """All runs, then what they say of capacity."""
-    found = medians(records)
-    titles = ["arm", "sessions", *(title for title, *_ in _COLUMNS)]
+    found, repeats = medians(records), _repeats(records)
+    lost = [column for column in _LOST if any(r.results.get(column[1]) for r in records)]
+    titles = ["arm", "sessions", "rounds/s", *(title for title, *_ in _COLUMNS)]
+    titles += (title for title, _ in lost)
     lines = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
     for key, figures in found.items():
+        alike = [record.results for record in repeats[key]]
         cells = [_name(key), str(key[1]) if not key[3] else f"{key[3]:g} answers/s"]
+        cells.append(Spread.of(results["rounds_per_s"] for results in alike).shown(1, 0))
         for _, names, scale, form in _COLUMNS:
             of = (names,) if isinstance(names, str) else names
             cells.append(
                 " / ".join(form.format(figures[n] * scale) if n in figures else "–" for n in of)
             )
+        cells += (str(sum(results.get(name, 0) for results in alike)) for _, name in lost)
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, "", *_speedups(found), "", *_held(found, limits_s), "", NOTE, ""])
+    alone = {record.settings["arm"] for record in records if record.settings.get("think_s") == 0}
+    held = _held(found, limits_s, {"split"} & alone)
+    return "\n".join([*lines, "", *_speedups(found), "", *held, "", NOTE, ""])
 
 
 def _name(key: tuple[str, int, float, float]) -> str:
@@ -142,8 +159,11 @@ def _speedups(found: dict[tuple[str, int, float, float], dict[str, float]]) -> l
 
 
 def _held(
-    found: dict[tuple[str, int, float, float], dict[str, float]], limits_s: Sequence[float]
+    found: dict[tuple[str, int, float, float], dict[str, float]],
+    limits_s: Sequence[float],
+    partial: Collection[str],
 ) -> list[str]:
+    """A line an arm; of the arms in `partial` the time leaves out device and link."""
     lines = []
     for arm, by_sessions in _closed(found).items():
         points = [
@@ -151,8 +171,16 @@ def _held(
             for sessions, figures in by_sessions.items()
             if "per_token_p50_s" in figures
         ]
-        held = (
-            f"{sessions_within(points, limit_s)} at {limit_s * 1e3:g} ms" for limit_s in limits_s
-        )
-        lines.append(f"{arm}: sessions held within a time per token: {', '.join(held)}.")
+        if not points:
+            continue
+        of = f" ({NO_DEVICE})" if arm in partial else ""
+        held = ", ".join(_sessions_held(points, limit_s) for limit_s in limits_s)
+        lines.append(f"{arm}: sessions held within a time per token{of}: {held}.")
     return lines
+
+
+def _sessions_held(points: Sequence[tuple[int, float]], limit_s: float) -> str:
+    """How many, or that they are at least as many as were tried."""
+    num_held = sessions_within(points, limit_s)
+    at_least = "≥ " if num_held == max(sessions for sessions, _ in points) else ""
+    return f"{at_least}{num_held} at {limit_s * 1e3:g} ms"

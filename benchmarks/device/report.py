@@ -5,31 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.device.measure import Measured, Round
 from benchmarks.device.models import Contender
-
-
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """Median of the rounds' medians, with the lowest and the highest of them."""
-
-    median: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, values: Iterable[float]) -> Spread:
-        ordered = sorted(values)
-        return cls(statistics.median(ordered), ordered[0], ordered[-1])
-
-    def shown(self, scale: float, digits: int) -> str:
-        """`median [low–high]` in another unit."""
-        low, middle, high = (f"{scale * v:.{digits}f}" for v in (self.low, self.median, self.high))
-        return f"{middle} [{low}–{high}]"
+from benchmarks.spread import Spread
 
 
 @dataclass(frozen=True, slots=True)

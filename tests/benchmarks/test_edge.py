@@ -85,18 +85,42 @@ def test_traces_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert (TRACE.num_tokens, TRACE.num_rounds) == (4, 1)
 
 
-def test_the_report_tells_speedup_and_capacity() -> None:
+def runs(arm: str, **changes: Any) -> list[Record]:
+    """Three repeats of each of two sizes, the slowest at 0.9 of the middle one, the fastest at 1.2."""
     records = []
     for sessions, scale in ((1, 1.0), (32, 5.0)):
-        values = values_of(heard())
-        values["rounds_per_s"] *= scale
-        values["per_token_p50_s"] *= scale
-        settings = {"arm": "split", "sessions": sessions, "length_ratio": 0.0}
-        records += [Record.of("edge", {}, {**settings, **values}, repeat=i) for i in range(3)]
-    text = markdown(records, (0.01,))
+        for repeat, luck in enumerate((1.0, 0.9, 1.2)):
+            values = {**values_of(heard()), **changes}
+            values["rounds_per_s"] *= scale * luck
+            values["per_token_p50_s"] *= scale
+            settings = {"arm": arm, "sessions": sessions, "length_ratio": 0.0, "think_s": 0.0}
+            records.append(Record.of("edge", {}, {**settings, **values}, repeat=repeat))
+    return records
+
+
+def test_the_report_tells_speedup_and_capacity() -> None:
+    records = runs("split")
+    text = markdown(records, (0.01, 0.03))
     assert "split: 40 rounds/s with one session; 5.0× at 32." in text
-    assert "6 at 10 ms" in text
+    assert "| split | 32 | 200 [180–240] | 100 |" in text
+    assert "6 at 10 ms, ≥ 32 at 30 ms" in text  # more than 32 were never tried
     assert "with one session" not in markdown(records[:3], (0.01,))  # nothing to compare with
+
+
+def test_the_report_says_whose_time_per_token_leaves_out_the_device() -> None:
+    text = markdown([*runs("split"), *runs("edge+draft")], (0.01,))
+    assert "split: sessions held within a time per token (the edge's part alone, at" in text
+    assert "edge+draft: sessions held within a time per token: 6" in text
+    assert "part alone" not in markdown(runs("split", think_s=0.1), (0.01,))
+
+
+def test_the_report_tells_of_answers_that_were_lost() -> None:
+    assert "answers" not in markdown(runs("split"), ()).partition("\n")[0]
+    text = markdown([*runs("split"), *runs("edge", answers_flipped=2)], ())
+    head, _, *rows = text.splitlines()
+    assert head.endswith("| cache KiB a session | diverged answers |")
+    ends = {row.split(" | ")[0].strip("| "): row.split(" | ")[-1] for row in rows[:4]}
+    assert ends == {"split": "0 |", "edge": "6 |"}
 
 
 @pytest.mark.parametrize(
