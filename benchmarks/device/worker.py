@@ -6,14 +6,19 @@ It runs under the peers' Python too: here and in `peer_arms` only numpy and the 
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
+
+PR_SET_PDEATHSIG = 1
+"""As prctl(2) of Linux counts."""
 
 
 class Arm(Protocol):
@@ -80,8 +85,19 @@ class Worker:
         return time.perf_counter() - started_s
 
 
+def end_with_parent() -> None:
+    """From now on the end of the bench, however it comes, ends this process.
+
+    A stopped process sees no end of its input, and one that nobody wakes would stay for ever: SIGKILL
+    needs no waking. Off Linux only the bench itself can end it.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def main() -> None:
     """Load the model, run one token, say so, and serve commands until the input ends."""
+    end_with_parent()
     # Libraries print what they like: they get stderr, and the answers a stream of their own.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)

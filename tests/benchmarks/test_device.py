@@ -6,7 +6,9 @@ import argparse
 import contextlib
 import csv
 import json
+import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -268,6 +270,45 @@ def test_a_torch_that_no_index_has_is_one_sentence_with_the_way_out(pip: Pip) ->
 def test_a_python_that_is_given_is_taken_as_it_is(pip: Pip) -> None:
     assert models.peer_python(Path("/mine"), Console(quiet=True)) == Path("/mine")
     assert pip.commands == []
+
+
+PARENT = """
+import sys, time
+from pathlib import Path
+from benchmarks.device.arms import ArmProcess
+from benchmarks.device.models import Contender
+memory = Contender("memory", "memory", Path(sys.executable), Path(sys.argv[1]), "")
+with ArmProcess(memory, {"num_threads": 1}, Path(sys.argv[1])) as arm:
+    print(arm._process.pid, flush=True)
+    time.sleep(60)
+"""
+
+
+def wait_for_state(pid: str, states: str) -> None:
+    """Until a process is in one of these states, as /proc names them; Z is that of one that is gone."""
+    deadline_s = time.monotonic() + 20
+    while True:
+        try:
+            state = Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            state = "Z"
+        if state in states:
+            return
+        assert time.monotonic() < deadline_s, f"{pid} is in state {state}"
+        time.sleep(0.02)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
+def test_a_stopped_contender_ends_with_a_bench_that_is_killed(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", PARENT, str(tmp_path / "log")]
+    with subprocess.Popen(command, cwd=models.ROOT, stdout=subprocess.PIPE, text=True) as bench:
+        try:
+            assert bench.stdout is not None
+            pid = bench.stdout.readline().strip()
+            wait_for_state(pid, "T")
+        finally:
+            bench.kill()
+    wait_for_state(pid, "Z")
 
 
 def test_an_arm_that_does_not_start_is_left_out_and_tandems_own_must(tmp_path: Path) -> None:
