@@ -17,6 +17,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
+from benchmarks.counts import check_count
 from benchmarks.device import measure, report
 from benchmarks.device.arms import ArmProcess
 from benchmarks.device.measure import Measured, Phase
@@ -79,6 +80,8 @@ def run(args: argparse.Namespace) -> int:
     """Measure, print the table, write table.md, results.csv and results.jsonl; exit code 0."""
     if args.peers and args.bundle:
         raise ConfigError("--peers needs the checkpoint too: use --shape instead of --bundle")
+    check_count("--rounds", args.rounds)
+    check_count("--threads", args.threads)
     if args.tokens < MIN_TOKENS:
         raise ConfigError(f"--tokens {args.tokens}: at least {MIN_TOKENS} are needed")
     console = Console(highlight=False, soft_wrap=True, stderr=True, quiet=args.json)
@@ -150,7 +153,7 @@ def _measure(
         with Progress(console=console, transient=True) as progress:
             task = progress.add_task("measuring", total=_num_steps(plan, arms))
             measure.alternate(arms, memory, plan, measured, lambda: progress.advance(task))
-        _measure_energy(arms[0], args.contexts[0], measured, console)
+        _measure_energy(arms[0], plan, measured, console)
         versions = {arm.contender.name: arm.version for arm in arms}
         kept = tuple(arm.contender for arm in arms)
     starts = measure.start_times(lambda: ArmProcess(contenders[0], spec, log), NUM_STARTS)
@@ -191,13 +194,15 @@ def _start(
     return arms
 
 
-def _measure_energy(arm: ArmProcess, context: int, measured: Measured, console: Console) -> None:
+def _measure_energy(
+    arm: ArmProcess, plan: list[Phase], measured: Measured, console: Console
+) -> None:
     meter = _meter()
     if meter is None:
         return
     console.print(f"measuring energy ({meter.facts.name}) …")
     with contextlib.closing(meter):
-        found = measure.energy(arm, meter, context, ENERGY_S)
+        found = measure.energy(arm, meter, plan, ENERGY_S)
     measured.joules_per_token, measured.idle_w = found
 
 

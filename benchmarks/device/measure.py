@@ -47,7 +47,8 @@ class Measured:
     rounds: list[Round] = field(default_factory=list)
     read_s_per_byte: list[float] = field(default_factory=list)
     starts_s: list[float] = field(default_factory=list)
-    joules_per_token: float | None = None
+    joules_per_token: dict[int, float] = field(default_factory=dict)
+    """By context; empty without a meter."""
     idle_w: float | None = None
 
 
@@ -101,20 +102,23 @@ def start_times(start: Callable[[], ArmProcess], count: int) -> Iterator[float]:
 
 
 def energy(
-    arm: ArmProcess, meter: EnergyMeter, context: int, seconds: float
-) -> tuple[float, float]:
-    """(joules per token while decoding, watts of the idle machine before): gross, as the meter sees."""
-    arm.ask("prefill", count=context)
-    step_s = sum(arm.ask("decode", count=16, kind="greedy")["steps_s"]) / 16
-    count = max(16, round(seconds / step_s))
+    arm: ArmProcess, meter: EnergyMeter, plan: Sequence[Phase], seconds: float
+) -> tuple[dict[int, float], float]:
+    """(joules per token written after each context, watts of the idle machine before).
+
+    Gross, as the meter sees. The prompt is read before the meter counts, and each token lies as near to
+    its context as in the rounds.
+    """
+    joules = {}
     with Recording(meter) as recording:
         idle_from_s = recording.mark()
         time.sleep(seconds)
-        idle_to_s = recording.mark()
-        decoded, from_s = 0, recording.mark()
-        while decoded < count:  # in parts: the text must stay near the context
-            arm.ask("prefill", count=1)
-            decoded += len(arm.ask("decode", count=64, kind="greedy")["steps_s"])
-        to_s = recording.mark()
-    joules = recording.energy(from_s, to_s).joules
-    return joules / decoded, recording.energy(idle_from_s, idle_to_s).watts
+        idle_w = recording.energy(idle_from_s, recording.mark()).watts
+        for phase in plan:
+            arm.ask("prefill", count=phase.context)
+            decoded, from_s = 0, recording.mark()
+            while time.monotonic() < from_s + seconds:
+                found = arm.ask("decode", count=phase.num_tokens, kind="again")
+                decoded += len(found["steps_s"])
+            joules[phase.context] = recording.energy(from_s, recording.mark()).joules / decoded
+    return joules, idle_w

@@ -141,10 +141,11 @@ def _own(run: Run) -> Iterator[str]:
         yield f"First token {starts.shown(1, 2)} s after the start of the process, disk warm."
         yield ""
     joules = run.measured.joules_per_token
-    if joules is None:
+    if not joules:
         yield "Energy: no meter on this machine."
     else:
-        yield f"Energy: {joules * 1e3:.1f} mJ per token, gross; idle {run.measured.idle_w:.1f} W."
+        each = ", ".join(f"{own * 1e3:.1f} at {context}" for context, own in joules.items())
+        yield f"Energy: mJ per token {each}, gross; idle {run.measured.idle_w:.1f} W."
     yield ""
 
 
@@ -184,7 +185,7 @@ def _own_values(run: Run, r: Round) -> dict[str, Any]:
     if r.contender == run.contenders[0].name:  # the only one that is started again and metered
         starts_s = run.measured.starts_s
         values["start_s"] = statistics.median(starts_s) if starts_s else None
-        values["j_per_token"] = run.measured.joules_per_token
+        values["j_per_token"] = run.measured.joules_per_token.get(r.context)
     return values
 
 

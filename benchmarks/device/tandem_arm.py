@@ -31,8 +31,9 @@ MAX_CONTEXT = 1 << 16
 class TandemArm:
     """Kinds: see `kinds`.
 
-    `bare`: the last run again and again, nothing else. `drafting`: `Turn.draft` at T = 1 over the
-    whole vocabulary. `outside`: the share of drafting spent outside onnxruntime.
+    `again`: greedy tokens after the prompt, the same ones each time. `bare`: the last run again and
+    again, nothing else. `drafting`: `Turn.draft` at T = 1 over the whole vocabulary. `outside`: the
+    share of drafting spent outside onnxruntime.
     """
 
     def __init__(self, spec: dict[str, Any]) -> None:
@@ -44,6 +45,7 @@ class TandemArm:
         self.vocab_size = bundle.manifest.vocab_size
         self.version = f"onnxruntime {version('onnxruntime')}"
         self.kinds: dict[str, Callable[[int], list[float]]] = {
+            "again": self._again,
             "bare": self._bare,
             "drafting": lambda count: self._blocks(count)[0],
             "outside": lambda count: self._blocks(count)[1],
@@ -52,10 +54,20 @@ class TandemArm:
     def prefill(self, ids: list[int]) -> int:
         self._ids = ids
         self._drafter.truncate(0)
-        return int(self._drafter.append(np.array(ids)).argmax())
+        self._first = int(self._drafter.append(np.array(ids)).argmax())
+        return self._first
 
     def step(self, token_id: int) -> int:
         return int(self._drafter.append(np.array([token_id])).argmax())
+
+    def _again(self, count: int) -> list[float]:
+        self._drafter.truncate(len(self._ids))
+        token_id, seconds = self._first, []
+        for _ in range(count):
+            started_s = time.perf_counter()
+            token_id = self.step(token_id)
+            seconds.append(time.perf_counter() - started_s)
+        return seconds
 
     def _bare(self, count: int) -> list[float]:
         self._drafter.truncate(len(self._ids) - 1)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from benchmarks.device import cli, models, report
-from benchmarks.device.measure import OWN_KINDS, Measured, Round
+from benchmarks.device import cli, measure, models, report
+from benchmarks.device.measure import OWN_KINDS, Measured, Phase, Round
 from benchmarks.device.models import Contender, PeerError
+from benchmarks.device.tandem_arm import TandemArm
 from benchmarks.record import read
+from device_runtime.energy.meter import MeterFacts
 from device_runtime.protocol.errors import ConfigError
 from tests.tiny_bundle import TinyShape, make_bundle
 
@@ -123,6 +126,16 @@ def test_contexts_that_were_asked_for_and_do_not_fit_are_refused(
         fitting(context_len, *words)
 
 
+@pytest.mark.parametrize("option", ["--rounds", "--threads"])
+def test_counts_that_cannot_be_are_refused_before_anything_is_made(
+    tmp_path: Path, option: str
+) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(ConfigError, match=f"{option} is 0; it must be 1 or more"):
+        cli.run(arguments("--bundle", str(tmp_path), option, "0", "--out", str(out)))
+    assert not out.exists()
+
+
 def test_too_few_tokens_to_measure_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--tokens 7: at least 8 are needed"):
         cli.run(arguments("--bundle", str(make_bundle(tmp_path)), "--tokens", "7"))
@@ -152,7 +165,7 @@ def measured(*names: str) -> Measured:
         for number in range(2)
         for name in names
     ]
-    return Measured(rounds, [1e-10], [0.7], joules_per_token=0.02, idle_w=1.0)
+    return Measured(rounds, [1e-10], [0.7], joules_per_token={32: 0.02}, idle_w=1.0)
 
 
 def run_of(*names: str, spinning: bool = True) -> report.Run:
@@ -270,6 +283,73 @@ def test_a_torch_that_no_index_has_is_one_sentence_with_the_way_out(pip: Pip) ->
 def test_a_python_that_is_given_is_taken_as_it_is(pip: Pip) -> None:
     assert models.peer_python(Path("/mine"), Console(quiet=True)) == Path("/mine")
     assert pip.commands == []
+
+
+class Metered:
+    """A contender whose tokens take a joule for each 100 tokens before them."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
+        self._length = 0
+
+    def ask(self, do: str, *, count: int, kind: str = "") -> dict[str, Any]:
+        if do == "prefill":
+            self._length = count
+            return {"prefill_s": 0.0}
+        for place in range(count):
+            self._meter.joules += (self._length + place) / 100
+        if kind != "again":
+            self._length += count
+        return {"steps_s": [0.01] * count}
+
+
+class Meter:
+    facts = MeterFacts("fake", "measured", "board_input", "everything", "j", period_s=10.0)
+
+    def __init__(self) -> None:
+        self.joules = 0.0
+
+    def read(self) -> float:
+        return self.joules
+
+    def close(self) -> None:
+        pass
+
+
+def test_joules_are_metered_at_the_context_that_their_row_names() -> None:
+    meter = Meter()
+    arm: Any = Metered(meter)
+    plan = [Phase(32, 12, 64), Phase(2048, 3, 32)]
+    joules, idle_w = measure.energy(arm, meter, plan, 0.05)
+    assert joules == pytest.approx({32: 0.635, 2048: 20.635}, rel=0.01)
+    assert idle_w == 0.0
+    run = replace(run_of(models.OWN), contexts=(32, 2048))
+    own = {kind: [0.5] for kind in OWN_KINDS}
+    run.measured.rounds.append(Round(models.OWN, 2048, 1, 1.0, [0.1], 0.2, {}, own))
+    run.measured.joules_per_token = joules
+    told = {row["context_tokens"]: row["j_per_token"] for row in report.records(run)}
+    assert told == joules
+    run.measured.joules_per_token = {32: 0.02, 2048: 0.0312}
+    assert "Energy: mJ per token 20.0 at 32, 31.2 at 2048, gross" in "\n".join(report.markdown(run))
+
+
+def test_tokens_are_written_again_after_the_same_prompt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = make_bundle(tmp_path)
+    settings = {"num_threads": 1, "max_tokens": 64}
+    arm = TandemArm({"model": str(bundle), "settings": settings})
+    first = arm.prefill([1, 2, 3])
+    written = [first := arm.step(first) for _ in range(4)]
+    step, seen = arm.step, list[int]()
+
+    def watched(token_id: int) -> int:
+        seen.append(step(token_id))
+        return seen[-1]
+
+    monkeypatch.setattr(arm, "step", watched)
+    assert len(arm.kinds["again"](4)) == len(arm.kinds["again"](4)) == 4
+    assert seen == [*written, *written]
 
 
 PARENT = """
