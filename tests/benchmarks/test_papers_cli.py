@@ -78,3 +78,30 @@ def test_it_writes_them_into_the_document_too(
     assert main(["bench", "papers", str(results), "--docs", "here"]) == 0
     shown = capsys.readouterr().out.strip()
     assert shown in document.read_text() and document.read_text().endswith("\nafter\n")
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"num_ids": None}, "the records lack num_ids"),
+        ({"tpot_s": None}, "dssd/4 over lte has no time per token"),
+    ],
+)
+def test_records_that_cannot_fill_the_tables_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], expected: str
+) -> None:
+    path = tmp_path / "results.jsonl"
+    counted = {"num_ids": 1000, "more_requests": 0, "drafted": 16, "tpot_s": 0.02}
+    write(path, at(20, **{**counted, **DSSD, **changes}))
+    assert main(["bench", "papers", str(path)]) == 1
+    assert expected in capsys.readouterr().err
+
+
+def test_streams_are_no_predictions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Over every link they are given the time of their calibration, whatever that time was."""
+    near: dict[str, Any] = {"link": "near", "link_rtt_s": 0.01}
+    path = tmp_path / "results.jsonl"
+    every = [*arm(20, **near), *arm(20), *arm(55, **EDGE, **near), *arm(55, **EDGE)]
+    write(path, every)
+    assert main(["bench", "papers", str(path)]) == 0
+    assert "of 1 predictions of split arms" in capsys.readouterr().out
