@@ -248,7 +248,7 @@ REGISTRY: Mapping[str, Key] = MappingProxyType({
     "nats_per_token": _result(float, "1", "−log q of held-out text"),
     "bits_per_byte": _result(float, "1", "the same per byte of the text, to base 2"),
     "overlap_lost_weights": _result(float, "1", "mean of 1 − D lost against fp32", _any),
-    "overlap_lost_weights_error": _result(float, "1", "half of its 95 % interval"),
+    "overlap_lost_weights_error": _result(float, "1", "half of its 95 % interval, over windows"),
     "same_choice": _result(float, "1", "places where p and q have the same largest", _share),
     "model_bytes": _result(int, "bytes", "files of graph and weights"),
     "token_s": _result(float, "s", "one run, its logits and their largest; median of a round"),

@@ -70,6 +70,29 @@ class Cost:
     run_s: list[float] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class Text:
+    """What is scored."""
+
+    windows: list[list[int]]
+    """Stretches of ids, each one id longer than its places."""
+    bytes_per_token: float
+    """Of the tokens that are scored."""
+
+    def error(self, values: Floats) -> float | None:
+        """Half of the 95 % interval of a mean over all places (n,); None of one window.
+
+        Neighbours in a text are alike, so windows are what is drawn, and places belong to them.
+        """
+        sizes = [len(window) - 1 for window in self.windows]
+        if len(sizes) < 2:
+            return None
+        beside = np.add.reduceat(values - values.mean(), np.cumsum([0, *sizes[:-1]]))
+        freedom = len(sizes) - 1
+        variance = float(np.square(beside).sum()) * len(sizes) / freedom
+        return _student(freedom) * math.sqrt(variance) / len(values)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `tandem bench weights`."""
     add = parser.add_argument
@@ -94,9 +117,9 @@ def run(args: argparse.Namespace) -> int:
         costs = [_export(args, kind, Path(scratch, kind), console) for kind in kinds]
         target = _Target(args.against)
         size = min(WINDOW_TOKENS, costs[0].context_len, target.context_len)
-        windows, bytes_per_token = _windows(args.text, Path(scratch, "fp32"), args.tokens, size)
-        _measure(costs, windows, target, console)
-    values = [_values(cost, costs[0], args, bytes_per_token) for cost in costs]
+        text = _read(args.text, Path(scratch, "fp32"), args.tokens, size)
+        _measure(costs, text.windows, target, console)
+    values = [_values(cost, costs[0], args, text) for cost in costs]
     args.out.mkdir(parents=True, exist_ok=True)
     facts = collect()
     write(args.out / RESULTS_FILE, [Record.of("weights", facts, line) for line in values])
@@ -125,8 +148,8 @@ def _export(args: argparse.Namespace, kind: str, out: Path, console: Console) ->
     return Cost(kind, report["graph"], report["context_len"], model_bytes, drafter)
 
 
-def _windows(text: Path, bundle: Path, num_tokens: int, size: int) -> tuple[list[list[int]], float]:
-    """Stretches of ids, each one id longer than its `size` places, and bytes of text per token."""
+def _read(text: Path, bundle: Path, num_tokens: int, size: int) -> Text:
+    """The beginning of a text in windows of `size` places; ConfigError where there is none."""
     from tokenizers import Tokenizer
 
     try:
@@ -134,13 +157,15 @@ def _windows(text: Path, bundle: Path, num_tokens: int, size: int) -> tuple[list
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--text: {error}") from None
     tokenizer = Tokenizer.from_file(str(bundle / "tokenizer.json"))
-    ids = tokenizer.encode(content, add_special_tokens=False).ids
-    if len(ids) < 2:
+    encoding = tokenizer.encode(content, add_special_tokens=False)
+    wanted = encoding.ids[: num_tokens + 1]
+    if len(wanted) < 2:
         raise ConfigError(f"--text: {text} is too short to measure anything")
-    wanted = ids[: num_tokens + 1]
+    (_, start), (_, end) = encoding.offsets[0], encoding.offsets[len(wanted) - 1]
+    num_bytes = len(content[start:end].encode())  # the first token is read and not scored
     starts = range(0, len(wanted) - 1, size)
     windows = [wanted[start : start + size + 1] for start in starts]
-    return windows, len(content.encode()) / len(ids)
+    return Text(windows, num_bytes / (len(wanted) - 1))
 
 
 def _measure(
@@ -202,9 +227,18 @@ class _Target:
         return laws
 
 
-def _values(
-    cost: Cost, plain: Cost, args: argparse.Namespace, bytes_per_token: float
-) -> dict[str, Any]:
+def _student(freedom: int) -> float:
+    """97.5 % quantile of Student's t, within 3 % from two degrees on (Abramowitz, Stegun 26.7.5)."""
+    z = statistics.NormalDist().inv_cdf(0.975)
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+    )
+    return z + sum(term / float(freedom) ** power for power, term in enumerate(terms, start=1))
+
+
+def _values(cost: Cost, plain: Cost, args: argparse.Namespace, text: Text) -> dict[str, Any]:
     nats = statistics.fmean(cost.nats)
     lost = np.subtract(plain.overlap, cost.overlap)
     return {
@@ -218,10 +252,10 @@ def _values(
         "model_bytes": cost.model_bytes,
         "token_s": statistics.median(cost.run_s),
         "nats_per_token": nats,
-        "bits_per_byte": nats / math.log(2) / bytes_per_token,
+        "bits_per_byte": nats / math.log(2) / text.bytes_per_token,
         "overlap": statistics.fmean(cost.overlap),
         "overlap_lost_weights": float(lost.mean()),
-        "overlap_lost_weights_error": float(1.96 * lost.std() / math.sqrt(len(lost))),
+        "overlap_lost_weights_error": text.error(lost),
         "same_choice": statistics.fmean(cost.same_choice),
     }
 
@@ -234,9 +268,10 @@ def markdown(values: Sequence[dict[str, Any]]) -> Iterator[str]:
     )
     yield "|---|---|---|---|---|---|---|---|---|"
     for v in values:
+        error = v.get("overlap_lost_weights_error")
+        lost = f"{v['overlap_lost_weights']:+.4f}" + ("" if error is None else f" ± {error:.4f}")
         yield (
             f"| {v['weights']} | {v['graph']} | {v['model_bytes'] / 1e6:.1f} "
             f"| {v['token_s'] * 1e3:.2f} | {math.exp(v['nats_per_token']):.2f} "
-            f"| {v['bits_per_byte']:.3f} | {v['overlap']:.4f} | {v['overlap_lost_weights']:+.4f} "
-            f"± {v['overlap_lost_weights_error']:.4f} | {v['same_choice']:.4f} |"
+            f"| {v['bits_per_byte']:.3f} | {v['overlap']:.4f} | {lost} | {v['same_choice']:.4f} |"
         )
