@@ -58,8 +58,12 @@ def run(args: argparse.Namespace) -> int:
 
 def _num_ids(records: Sequence[Record], cells: Sequence[Cell]) -> int:
     """Size of the vocabulary; ConfigError where the records cannot fill the tables."""
-    if "num_ids" not in records[0].settings:
-        raise ConfigError("the records lack num_ids; write them anew with `tandem bench run`")
+    lacks_first = any("first_tokens" not in answer for cell in cells for answer in cell.answers)
+    if lacks_first or "num_ids" not in records[0].settings:
+        raise ConfigError(
+            "the records are of an earlier version and lack first_tokens or num_ids; write them anew "
+            "with `tandem bench run`"
+        )
     for cell in cells:
         if not any("tpot_s" in answer for answer in cell.answers):
             raise ConfigError(

@@ -83,7 +83,8 @@ def test_it_writes_them_into_the_document_too(
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"num_ids": None}, "the records lack num_ids"),
+        ({"num_ids": None}, "lack first_tokens or num_ids"),
+        ({"first_tokens": None}, "lack first_tokens or num_ids"),
         ({"tpot_s": None}, "dssd/4 over lte has no time per token"),
     ],
 )
