@@ -61,14 +61,10 @@ class LivePlayer(Player):
         self._gamma = gamma
         self._sampling = sampling
         self._num_tokens = num_tokens
-        # Opening a drafter redirects the process's standard output: two at a time would take each
-        # other's redirection for the original and leave it so.
-        self._opening = asyncio.Lock()
 
     async def loop(self, http: aiohttp.ClientSession, number: int) -> None:
         settings = RuntimeSettings(num_threads=1)
-        async with self._opening:
-            device = await asyncio.to_thread(Device, self._bundle, settings)
+        device = await asyncio.to_thread(Device, self._bundle, settings)
         link = HeardLink(LinkSettings(self.url), device.session(), self)
         async with link:
             for turn in range(number, number + (1 << 30)):

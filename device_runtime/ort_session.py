@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -34,6 +35,7 @@ from hw_profiles.schema import GPU_PROVIDERS
 Session: TypeAlias = ort.InferenceSession
 
 logger = logging.getLogger(__name__)
+_redirecting = threading.Lock()
 
 _ERRORS_ONLY = 3
 
@@ -52,8 +54,9 @@ def open_session(
     available = ort.get_available_providers()
     providers, passed_over = choose_providers(available, manifest, settings, max_len)
     try:
-        # It prints where a provider does not start; standard output belongs to the text.
-        with redirect_stdout(sys.stderr):
+        # It prints where a provider does not start; standard output belongs to the text. One thread
+        # at a time: two would take each other's redirection for the original and leave it so.
+        with _redirecting, redirect_stdout(sys.stderr):
             session: Session = ort.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # onnxruntime's own exceptions share no narrower base
         reason = str(error).partition("\n")[0]

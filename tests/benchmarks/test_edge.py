@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import io
 import json
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import edge, edge_floors, edge_live, edge_replay
+from benchmarks import edge, edge_floors, edge_replay
 from benchmarks.edge_floors import Floor, Plan, gain_floor
 from benchmarks.edge_load import Heard, Load, Player, _arrivals, _difference, sessions_within
 from benchmarks.edge_map import NONE, Cost, Setting, best, costs, winners
@@ -29,7 +25,6 @@ from device_runtime.protocol.edge_states import Job
 from device_runtime.protocol.errors import ConfigError, ErrorCode
 from device_runtime.protocol.messages import Begun, Ending, Refusal, Verdict, encode
 from device_runtime.protocol.sampling import to_law
-from device_runtime.protocol.schemes import scheme_named
 from edge_server.blocks import num_blocks_for
 from edge_server.edge_draft import DraftingEngine
 
@@ -419,29 +414,6 @@ async def test_an_error_of_an_arrival_ends_the_run_as_one_of_a_closed_loop_does(
     http: Any = None
     with pytest.raises(ConnectionError, match="gone"):
         await asyncio.wait_for(_arrivals(Broken("http://x", [], load), http, load), 10)
-
-
-async def test_live_devices_are_opened_one_at_a_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What opening one redirects is the whole process's."""
-    stdout, pauses_s = sys.stdout, iter([0.02, 0.05] * 4)
-
-    def device(*_: Any) -> None:
-        with contextlib.redirect_stdout(io.StringIO()):
-            time.sleep(next(pauses_s))
-        raise ConfigError("opened")
-
-    monkeypatch.setattr(edge_live, "Device", device)
-    player = edge_live.LivePlayer(
-        "http://x", Load("split-live", 8, 0.0, 0.0), tmp_path, (), scheme=scheme_named("dssd"),
-        gamma=4, sampling=edge_replay.SAMPLING, num_tokens=8,
-    )  # fmt: skip
-    http: Any = None
-    loops = [player.loop(http, number) for number in range(8)]
-    errors = await asyncio.gather(*loops, return_exceptions=True)
-    assert [str(error) for error in errors] == ["opened"] * 8
-    assert sys.stdout is stdout
 
 
 @pytest.mark.slow

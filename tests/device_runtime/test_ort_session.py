@@ -4,7 +4,10 @@ import ast
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -139,3 +142,21 @@ def test_a_cache_that_this_onnxruntime_cannot_read_is_named(
     monkeypatch.setattr(onnxruntime, "__version__", "1.26.0")
     with pytest.raises(BundleError, match=r"onnxruntime 1\.26\.0 cannot read; .* --cache fp32, or"):
         OnnxDrafter.open(folder, RuntimeSettings(num_threads=1))
+
+
+def test_drafters_opened_side_by_side_leave_standard_output_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = make_bundle(tmp_path)
+    pauses_s = iter([0.02, 0.05] * 4)
+
+    def slowly(*_: Any, **__: Any) -> None:
+        time.sleep(next(pauses_s))
+        raise RuntimeError("opened")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", slowly)
+    stdout, settings = sys.stdout, RuntimeSettings(num_threads=1)
+    with ThreadPoolExecutor(8) as threads:
+        opening = [threads.submit(OnnxDrafter.open, bundle, settings) for _ in range(8)]
+    assert all("opened" in str(one.exception()) for one in opening)
+    assert sys.stdout is stdout

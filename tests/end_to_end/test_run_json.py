@@ -17,8 +17,8 @@ ROOT = Path(__file__).parents[2]
 
 PROMISED = {
     "text", "token_ids", "prompt_tokens", "rounds", "drafted", "accepted", "bonus", "rejected",
-    "alpha", "bytes_up", "bytes_down", "frames_up", "frames_down", "ttft_s", "tpot_s", "wall_s",
-    "scheme", "gamma", "seed", "finish_reason",
+    "alpha", "bytes_up", "bytes_down", "frames_up", "frames_down", "first_tokens", "ttft_s",
+    "tpot_s", "wall_s", "scheme", "gamma", "seed", "finish_reason",
 }  # fmt: skip
 BESIDE = {"mode", "lossless", "more_requests", "unverified", "unverified_spans"}
 LENGTH = 20
