@@ -16,8 +16,9 @@ import aiohttp
 
 from benchmarks.edge_load import Load, Player
 from benchmarks.edge_trace import num_committed
+from device_runtime.edge_errors import EdgeLostError
 from device_runtime.generate import write_split
-from device_runtime.link import EdgeLink, EdgeLostError, LinkSettings
+from device_runtime.link import EdgeLink, LinkSettings
 from device_runtime.protocol.device_session import DeviceSession, Generation
 from device_runtime.protocol.messages import Kind
 from device_runtime.protocol.randomness import device_coins

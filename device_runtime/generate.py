@@ -14,8 +14,9 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from device_runtime.drafter import Drafter
+from device_runtime.edge_errors import EdgeLostError
 from device_runtime.edge_loss import own_token, write_until_back
-from device_runtime.link import EdgeLink, EdgeLostError
+from device_runtime.link import EdgeLink
 from device_runtime.lossy import LossyTurn, Policy
 from device_runtime.measured import RoundTimes
 from device_runtime.protocol.device_session import DeviceSession, Generation

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import os
 import ssl
 import time
 from collections.abc import Awaitable, Callable
@@ -21,6 +20,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import aiohttp
 
+from device_runtime.edge_errors import EdgeLostError, unreachable
 from device_runtime.measured import Handshake
 from device_runtime.protocol.device_session import DeviceSession
 from device_runtime.protocol.errors import ConfigError, ErrorCode, RefusedError, TandemError
@@ -31,26 +31,13 @@ T = TypeVar("T")
 CLOSE_TIMEOUT_S = 2.0
 """How long an edge may take to answer our closing of a connection."""
 
+_MAY_PASS = (EdgeLostError, RefusedError)
 _PASSING = frozenset(
     (ErrorCode.BUSY, ErrorCode.DRAINING, ErrorCode.INTERNAL, ErrorCode.WRONG_PREFIX)
 )
+"""Refusals after which trying again can help."""
 
 logger = logging.getLogger(__name__)
-
-
-class EdgeLostError(TandemError, ConnectionError):
-    """The edge cannot be reached, or no longer answers."""
-
-    def __init__(self, what: str, hint: str = "") -> None:
-        self.what = what
-        super().__init__(f"{what}; {hint}" if hint else what)
-
-
-def may_pass(error: TandemError) -> bool:
-    """Whether trying again later can help."""
-    if isinstance(error, RefusedError):
-        return error.code in _PASSING
-    return isinstance(error, EdgeLostError)
 
 
 @dataclass(slots=True)
@@ -78,6 +65,8 @@ class LinkSettings:
     ca_file: str | None = None
     patience_s: float = 30.0
     """How long a lost or busy edge is tried again before EdgeLostError."""
+    waits_at_first: bool = False
+    """Whether an edge that was never there is waited for as a lost one is."""
     heartbeat_s: float = 20.0
     """Silence after which the edge is pinged; it is lost after half as much again without a sign."""
 
@@ -115,8 +104,9 @@ class EdgeLink:
             headers["Authorization"] = f"Bearer {self._settings.token}"
         self._http = aiohttp.ClientSession(headers=headers)
         try:
-            # An edge that never was there is not waited for: a wrong address should be told at once.
-            await self._patiently(self._connect, self._settings.patience_s, (RefusedError,))
+            # A wrong address should be told at once, unless somebody wants to wait.
+            passing = _MAY_PASS if self._settings.waits_at_first else (RefusedError,)
+            await self._patiently(self._connect, self._settings.patience_s, passing)
         except BaseException:
             await self._close_socket()
             await self._http.close()
@@ -164,7 +154,7 @@ class EdgeLink:
         self,
         step: Callable[[], Awaitable[T]],
         patience_s: float,
-        passing: tuple[type[TandemError], ...] = (EdgeLostError, RefusedError),
+        passing: tuple[type[TandemError], ...] = _MAY_PASS,
     ) -> T:
         """What the step gives, tried again after errors that pass for so long after the first one."""
         since_s, pause_s = math.inf, 0.0
@@ -172,7 +162,7 @@ class EdgeLink:
             try:
                 found = await step()
             except passing as error:
-                if not may_pass(error):
+                if isinstance(error, RefusedError) and error.code not in _PASSING:
                     raise
                 what = error.what if isinstance(error, EdgeLostError) else str(error)
                 if since_s == math.inf:
@@ -251,48 +241,10 @@ class EdgeLink:
             )  # fmt: skip
         except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
             has_token = bool(self._settings.token)
-            raise _unreachable(self._settings.url, error, has_token=has_token) from None
+            raise unreachable(self._settings.url, error, has_token=has_token) from None
         hello, asked_s = self.session.hello(), time.monotonic()
         await self.send(hello)
         welcome = await self.receive()
         self.handshake = Handshake(time.monotonic() - asked_s, len(hello), len(welcome))
         self.session.receive_welcome(welcome)
         self._in_step = True
-
-
-def _unreachable(url: str, error: Exception, *, has_token: bool) -> TandemError:
-    """Why there is no connection, in words that say what to do."""
-    match error:
-        case aiohttp.WSServerHandshakeError():
-            return _refused_upgrade(url, error.status, has_token=has_token)
-        case aiohttp.ClientConnectorCertificateError():
-            return ConfigError(
-                f"the certificate of {url} is not trusted ({error.certificate_error}); pass that of "
-                "its authority with --ca-file"
-            )
-        case aiohttp.ClientSSLError():
-            return EdgeLostError(
-                f"TLS fails with {url} ({error.os_error})", "if the edge has none, write http://"
-            )
-        case aiohttp.ServerDisconnectedError():
-            return EdgeLostError(
-                f"{url} hung up at the first word", "if the edge serves with TLS, write https://"
-            )
-    # In the system's words, if it has any: aiohttp adds what only its authors understand.
-    cause = getattr(error, "os_error", error)
-    number = getattr(cause, "errno", None) or 0
-    words = os.strerror(number) if number > 0 else getattr(cause, "strerror", None)
-    return EdgeLostError(
-        f"no edge answers at {url} ({words or str(error) or type(error).__name__})",
-        "is `tandem edge` running there, and is the port open?",
-    )
-
-
-def _refused_upgrade(url: str, status: int, *, has_token: bool) -> TandemError:
-    if status in (401, 403):
-        if has_token:
-            return ConfigError(f"{url} does not accept the bearer token; look into --token-file")
-        return ConfigError(f"{url} wants a bearer token; pass it with --token-file FILE")
-    if status == 429 or status >= 500:  # the edge's own, or a proxy's whose edge is away
-        return EdgeLostError(f"{url} is at its limit or away (HTTP {status})", "try again later")
-    return ConfigError(f"{url} is no Tandem edge: it answered HTTP {status} to {SESSION_PATH}")

@@ -12,9 +12,10 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 
+from device_runtime.edge_errors import EdgeLostError
 from device_runtime.energy.answer import REST_S, metered
 from device_runtime.energy.find import KINDS
-from device_runtime.link import EdgeLink, EdgeLostError, LinkSettings, session_url
+from device_runtime.link import EdgeLink, LinkSettings, session_url
 from device_runtime.lossy import METHODS, Router
 from device_runtime.measured_file import Memory, cache_folder, measured_path
 from device_runtime.protocol.errors import ConfigError
@@ -85,7 +86,8 @@ def _add_machine_arguments(parser: argparse.ArgumentParser) -> None:
     edge.add_argument(
         "--edge-patience", type=float, metavar="S",
         help="seconds to wait for a lost or busy edge before giving up (wait, default: "
-        f"{PATIENCE_S['wait']:g}) or going on alone (local, default: {PATIENCE_S['local']:g})",
+        f"{PATIENCE_S['wait']:g}) or going on alone (local, default: {PATIENCE_S['local']:g}); given, "
+        "an edge that is not there yet is waited for, too",
     )  # fmt: skip
 
 
@@ -149,7 +151,8 @@ def _link_from(args: argparse.Namespace, patience_s: float) -> LinkSettings | No
             ssl.create_default_context(cafile=args.ca_file)
         except OSError as error:
             raise ConfigError(f"--ca-file {args.ca_file} gives no certificates: {error}") from None
-    return LinkSettings(args.edge, token, args.ca_file, patience_s)
+    waits = args.edge_patience is not None
+    return LinkSettings(args.edge, token, args.ca_file, patience_s, waits_at_first=waits)
 
 
 def _read_prompt(args: argparse.Namespace) -> str:
@@ -187,7 +190,7 @@ def _read(path: Path, option: str) -> str:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the answer; exit code 0."""
+    """Write the answer; exit code 0. What stands of one that an edge's loss cut short is shown, too."""
     for option, text in [
         ("--system", args.system or ""),
         *(("--stop", text) for text in args.stop),
@@ -208,18 +211,21 @@ def run(args: argparse.Namespace) -> int:
     answer = Answer(device, config, prompt_ids, _memory(config, link, device))
     stream = not (args.json or args.no_stream)
     with metered(args.energy, args.profile) as after:
-        answer = asyncio.run(_write(device, answer, link, stream=stream))
+        answer, loss = asyncio.run(_write(device, answer, link, stream=stream))
         energy = after(answer.transcript)
     if args.json:
-        joules = {"energy": energy.to_dict()} if energy else {}
-        values = {**answer.summary(), **extra_values(answer), **joules}
+        values = {**answer.summary(), **extra_values(answer)}
+        values |= {"energy": energy.to_dict()} if energy else {}
+        values |= {"error": str(loss)} if loss else {}
         shows_all = getattr(sys.stdout, "encoding", "utf-8").lower() == "utf-8"
         print(json.dumps(values, ensure_ascii=not shows_all))
-        return 0
-    if args.no_stream:
-        print(answer.transcript.text)
-    for note in notes(answer) + (energy.notes() if energy else []):
-        print(note, file=sys.stderr)
+    else:
+        if args.no_stream:
+            print(answer.transcript.text)
+        for note in notes(answer) + (energy.notes() if energy else []):
+            print(note, file=sys.stderr)
+    if loss is not None:
+        raise loss
     return 0
 
 
@@ -236,8 +242,11 @@ def _memory(config: WriteConfig, link: LinkSettings | None, device: Device) -> M
 
 async def _write(
     device: Device, answer: Answer, link: LinkSettings | None, *, stream: bool
-) -> Answer:
-    """Write and show; the answer that was written, another where no edge was there to begin with."""
+) -> tuple[Answer, EdgeLostError | None]:
+    """Write and show; the answer that was written, and why it ends too early, if it does.
+
+    It is another answer where no edge was there to begin with.
+    """
     async with AsyncExitStack() as stack:
         edge = None
         if link is not None:
@@ -249,8 +258,11 @@ async def _write(
                 print(f"tandem run: {loss}", file=sys.stderr)
                 print("tandem run: going on without it; the SLM writes alone", file=sys.stderr)
                 answer = Answer(device, replace(answer.config, mode="device"), answer.prompt_ids)
-        await _show(answer, edge, stream=stream)
-    return answer
+        try:
+            await _show(answer, edge, stream=stream)
+        except EdgeLostError as loss:
+            return answer, loss
+    return answer, None
 
 
 async def _show(answer: Answer, edge: EdgeLink | None, *, stream: bool) -> None:

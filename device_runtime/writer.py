@@ -145,10 +145,13 @@ class Answer:
             before, handshake = replace(link.traffic), link.handshake
             self._choose(link)
         self._begin(end_ids)
-        async for piece in self._write(link):
-            yield piece
+        try:
+            async for piece in self._write(link):
+                yield piece
+        finally:
+            if link is not None:
+                self._traffic = link.traffic.since(before)
         if link is not None:
-            self._traffic = link.traffic.since(before)
             self._learn(handshake)
 
     def _choose(self, link: EdgeLink) -> None:

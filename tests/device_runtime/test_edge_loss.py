@@ -13,9 +13,10 @@ import pytest
 from aiohttp import WSMsgType, web
 from aiohttp.test_utils import TestServer
 
+from device_runtime.edge_errors import EdgeLostError
 from device_runtime.edge_loss import own_token
 from device_runtime.generate import write_split
-from device_runtime.link import EdgeLink, EdgeLostError, LinkSettings
+from device_runtime.link import EdgeLink, LinkSettings
 from device_runtime.protocol.detokenizer import Detokenizer
 from device_runtime.protocol.device_session import DeviceSession, Generation
 from device_runtime.protocol.messages import Begin, Hello, Round, decode

@@ -18,13 +18,14 @@ from aiohttp import WSMsgType, web
 from aiohttp.test_utils import TestServer
 from numpy.typing import NDArray
 
+from device_runtime.edge_errors import EdgeLostError
 from device_runtime.generate import (
     write_device_only,
     write_edge_only,
     write_lossy,
     write_split,
 )
-from device_runtime.link import EdgeLink, EdgeLostError, LinkSettings, session_url
+from device_runtime.link import EdgeLink, LinkSettings, session_url
 from device_runtime.lossy import Improbable, Policy
 from device_runtime.measured import RoundTimes
 from device_runtime.protocol.detokenizer import Detokenizer

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import time
 from collections.abc import AsyncIterator
 from contextlib import nullcontext
 from dataclasses import replace
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 
 from device_runtime import run_cli
+from device_runtime.edge_errors import EdgeLostError
 from device_runtime.link import LinkSettings
 from device_runtime.protocol.errors import TandemError
 from device_runtime.run_report import auto_note, notes
@@ -25,6 +27,7 @@ from device_runtime.scheme_choice import Choice
 from device_runtime.settings import RuntimeSettings
 from device_runtime.transcript import Piece
 from device_runtime.turn import Origin
+from device_runtime.writer import Answer
 from device_runtime.writing_options import add_sampling_arguments, config_from, sampling_from
 from hw_profiles import load
 from tests.tiny_bundle import make_bundle
@@ -107,6 +110,37 @@ def test_local_writes_even_if_no_edge_was_ever_there(
 def test_else_a_missing_edge_is_an_error(on_loss: str, bundle: Path) -> None:
     text = refusal("hello", "--bundle", bundle, *NOWHERE, "--on-edge-loss", on_loss)
     assert "no edge answers" in text and "is `tandem edge` running there" in text
+
+
+def test_patience_that_is_asked_for_holds_for_the_first_connection_too(bundle: Path) -> None:
+    start_s = time.monotonic()
+    text = refusal("hello", "--bundle", bundle, *NOWHERE, "--edge-patience", 0.4)
+    assert "gave up after 0.4 s (--edge-patience)" in text
+    assert time.monotonic() - start_s >= 0.4
+
+
+@pytest.mark.parametrize("words", [("--json",), ("--no-stream",)])
+def test_what_stands_when_the_edge_is_lost_is_shown(
+    words: tuple[str, ...],
+    bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async def cut_short(answer: Answer, edge: None, *, stream: bool) -> None:
+        async for _ in answer.pieces(edge):
+            if len(answer.transcript.token_ids) == 3:
+                raise EdgeLostError("no edge answers", "gave up after 30 s")
+
+    monkeypatch.setattr(run_cli, "_show", cut_short)
+    with pytest.raises(EdgeLostError, match="gave up after 30 s"):
+        run("hello", "--bundle", bundle, "--device-only", "--seed", 7, *words)
+    shown = capsys.readouterr().out
+    if words == ("--no-stream",):
+        assert len(shown.strip()) > 1
+        return
+    values = json.loads(shown)
+    assert len(values["token_ids"]) == 3 and values["finish_reason"] is None
+    assert values["error"] == "no edge answers; gave up after 30 s"
 
 
 @pytest.mark.parametrize(

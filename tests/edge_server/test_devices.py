@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from aiohttp.test_utils import TestServer
 
+from device_runtime.edge_errors import EdgeLostError
 from device_runtime.generate import write_edge_only, write_split
-from device_runtime.link import EdgeLink, EdgeLostError, LinkSettings
+from device_runtime.link import EdgeLink, LinkSettings
 from device_runtime.protocol.detokenizer import Detokenizer
 from device_runtime.protocol.device_session import DeviceSession, Generation
 from device_runtime.protocol.errors import ConfigError
