@@ -22,6 +22,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import Protocol, cast
 
@@ -254,12 +255,19 @@ def _require_64_bit() -> None:
         )
 
 
+def _install(extra: str) -> str:
+    """The command that installs an extra: of the checkout, where this is one."""
+    if (Path(__file__).parents[1] / "pyproject.toml").is_file():
+        return f"pip install -e '.[{extra}]' in the checkout"
+    return f"pip install '{DISTRIBUTION}[{extra}]'"
+
+
 def _missing_module(name: str, error: ModuleNotFoundError) -> CommandError:
     """Say what to install so that the verb finds its module."""
     verb = VERBS[name]
     own_package = verb.module.partition(".")[0]
     missing = (error.name or str(error)).partition(".")[0]
-    install = f"pip install '{DISTRIBUTION}[{verb.extra}]'" if verb.extra else ""
+    install = _install(verb.extra) if verb.extra else ""
     if missing in CHECKOUT_PACKAGES:
         message = (
             f"`tandem {name}` runs from a checkout of the project, not from the wheel; clone it "

@@ -13,6 +13,7 @@ import types
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -171,7 +172,7 @@ def test_a_missing_package_names_the_extra(
 ) -> None:
     install_verb(raising(ModuleNotFoundError(f"No module named {missing!r}", name=missing)))
     assert cli.main(["try"]) == cli.EXIT_FAILURE
-    expected = "needs the package tokenizers; run: pip install 'tandem-llm[device]'\n"
+    expected = "needs the package tokenizers; run: pip install -e '.[device]' in the checkout\n"
     assert capsys.readouterr().err.endswith(expected)
 
 
@@ -377,3 +378,12 @@ def test_a_thread_may_call_main(install_verb: InstallVerb) -> None:
     install_verb(lambda _: 5)
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(cli.main, ["try"]).result(20) == 5
+
+
+def test_outside_a_checkout_the_wheel_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(
+        cli, "__file__", str(tmp_path / "site-packages" / "device_runtime" / "cli.py")
+    )
+    assert cli._install("device") == "pip install 'tandem-llm[device]'"
