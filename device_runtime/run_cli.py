@@ -19,7 +19,7 @@ from device_runtime.link import EdgeLink, LinkSettings, session_url
 from device_runtime.lossy import METHODS, Router
 from device_runtime.measured_file import Memory, cache_folder, measured_path
 from device_runtime.protocol.errors import ConfigError
-from device_runtime.run_report import extra_values, notes
+from device_runtime.run_report import extra_values, figures, notes
 from device_runtime.scheme_choice import AUTO
 from device_runtime.settings import RuntimeSettings
 from device_runtime.turn import Origin
@@ -222,7 +222,8 @@ def run(args: argparse.Namespace) -> int:
     else:
         if args.no_stream:
             print(answer.transcript.text)
-        for note in notes(answer) + (energy.notes() if energy else []):
+        seen = [figures(answer)] if sys.stderr.isatty() else []  # by somebody, not by a script
+        for note in notes(answer) + seen + (energy.notes() if energy else []):
             print(note, file=sys.stderr)
     if loss is not None:
         raise loss

@@ -22,6 +22,21 @@ def extra_values(answer: Answer) -> dict[str, Any]:
     return values
 
 
+def figures(answer: Answer) -> str:
+    """One line: how fast it was, how many drafts stood, what a token cost on the link."""
+    values = answer.summary()
+    count = len(values["token_ids"])
+    parts = [f"{count} tokens in {values['wall_s']:.1f} s"]
+    if count and values["wall_s"]:
+        parts[0] += f" ({count / values['wall_s']:.1f} a second)"
+    if values["alpha"] is not None:
+        parts.append(f"alpha {values['alpha']:.2f}")
+    if count and values["frames_up"]:
+        up, down = values["bytes_up"] / count, values["bytes_down"] / count
+        parts.append(f"{up:.0f} bytes up and {down:.0f} down a token")
+    return ", ".join(parts)
+
+
 def notes(answer: Answer) -> list[str]:
     """Lines for stderr, after the text."""
     lines = [] if answer.choice is None else [auto_note(answer.choice)]

@@ -24,7 +24,10 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
         "time per token on this link, by what earlier answers measured "
         f"(default: {DEFAULT_SCHEME}; with --seed {SEEDED_SCHEME})",
     )  # fmt: skip
-    check.add_argument("--gamma", type=int, default=4, metavar="N", help="tokens a round; 4")
+    check.add_argument(
+        "--gamma", type=int, default=4, metavar="N",
+        help="tokens drafted for a round (default: 4)",
+    )  # fmt: skip
     check.add_argument(
         "--lossy", action="store_true",
         help=f"allow a scheme whose text is not exactly the LLM's: {lossy}",
@@ -46,8 +49,9 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
         ("max-tokens", int, 256, "length of the answer"),
     ):
         law.add_argument(
-            f"--{name}", type=kind, default=default, metavar="X", help=f"[{default:g}] {words}"
-        )
+            f"--{name}", type=kind, default=default, metavar="N" if kind is int else "X",
+            help=f"[{default:g}] {words}",
+        )  # fmt: skip
     law.add_argument(
         "--logit-bias", action="append", default=[], metavar="ID=BIAS",
         help="added to the logit of a token id; may be given again",

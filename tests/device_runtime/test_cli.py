@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -387,3 +389,11 @@ def test_outside_a_checkout_the_wheel_is_named(
         cli, "__file__", str(tmp_path / "site-packages" / "device_runtime" / "cli.py")
     )
     assert cli._install("device") == "pip install 'tandem-llm[device]'"
+
+
+@pytest.mark.parametrize("name", [name for name, verb in cli.VERBS.items() if verb.example])
+def test_examples_are_ones_that_the_verb_understands(name: str) -> None:
+    verb = cli.VERBS[name]
+    parser = argparse.ArgumentParser()
+    importlib.import_module(verb.module).add_arguments(parser)
+    parser.parse_args(shlex.split(verb.example))

@@ -22,7 +22,7 @@ from device_runtime import run_cli
 from device_runtime.edge_errors import EdgeLostError
 from device_runtime.link import LinkSettings
 from device_runtime.protocol.errors import TandemError
-from device_runtime.run_report import auto_note, notes
+from device_runtime.run_report import auto_note, figures, notes
 from device_runtime.scheme_choice import Choice
 from device_runtime.settings import RuntimeSettings
 from device_runtime.transcript import Piece
@@ -67,6 +67,31 @@ def test_the_device_alone_writes_and_says_that_nobody_verified_it(
     assert said == "unverified: the SLM alone wrote this\n"
     run("hello", "--bundle", bundle, "--device-only", "--seed", 7, "--max-tokens", 5, "--no-stream")
     assert capsys.readouterr().out == shown
+
+
+def test_who_looks_on_sees_how_fast_it_was(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("hello", "--bundle", bundle, "--device-only", "--seed", 7, "--max-tokens", 5)
+    run(*words)
+    assert "tokens in" not in capsys.readouterr().err
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    run(*words)
+    assert re.search(
+        r"^5 tokens in \d+\.\d s \(.* a second\)$", capsys.readouterr().err, re.MULTILINE
+    )
+
+
+def test_the_figures_of_a_split_answer_name_its_bytes() -> None:
+    values: dict[str, Any] = {
+        "token_ids": [1] * 20, "wall_s": 2.0, "alpha": 0.714, "frames_up": 5, "bytes_up": 400,
+        "bytes_down": 230,
+    }  # fmt: skip
+    answer: Any = SimpleNamespace(summary=lambda: values)
+    line = "20 tokens in 2.0 s (10.0 a second), alpha 0.71, 20 bytes up and 12 down a token"
+    assert figures(answer) == line
+    values.update(token_ids=[], wall_s=0.0, alpha=None)
+    assert figures(answer) == "0 tokens in 0.0 s"
 
 
 def test_json_is_one_object_and_nothing_else(
