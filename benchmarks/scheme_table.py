@@ -9,6 +9,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+from rich.table import Table
 
 from benchmarks.overhead import Direction, wire_bytes
 from benchmarks.scheme_watch import Measured
@@ -107,6 +108,12 @@ COLUMNS = (
 )  # fmt: skip
 
 
+_BRIEF = (
+    "sampling", "scheme", "bytes per token ↑ / ↓", "rejected round ↑ / ↓ median, ↓ p90",
+    "alpha measured ± s.e.", "tokens per round",
+)  # fmt: skip
+
+
 def markdown(values: Sequence[dict[str, Any]]) -> Iterator[str]:
     """One table a vocabulary, folded."""
     for num_ids in dict.fromkeys(line["num_ids"] for line in values):
@@ -120,6 +127,18 @@ def markdown(values: Sequence[dict[str, Any]]) -> Iterator[str]:
         yield ""
         yield "</details>"
         yield ""
+
+
+def brief(values: Sequence[dict[str, Any]]) -> Iterator[Table]:
+    """One table a vocabulary with the columns that fit a terminal, without the page's marks."""
+    shown = [COLUMNS.index(name) for name in _BRIEF]
+    for num_ids in dict.fromkeys(line["num_ids"] for line in values):
+        table = Table(*_BRIEF, title=_vocabulary(values, num_ids), box=None, title_justify="left")
+        for line in values:
+            if line["num_ids"] == num_ids:
+                entries = list(_line(line))
+                table.add_row(*(entries[i].replace("`", "").replace("**", "") for i in shown))
+        yield table
 
 
 def _vocabulary(values: Sequence[dict[str, Any]], num_ids: int) -> str:

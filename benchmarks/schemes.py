@@ -30,7 +30,7 @@ from benchmarks.prompts import PROMPTS
 from benchmarks.record import RESULTS_FILE, Record, write
 from benchmarks.scheme_lossy import answer_kind
 from benchmarks.scheme_rounds import LocalPair
-from benchmarks.scheme_table import Cell, markdown, values_of
+from benchmarks.scheme_table import Cell, brief, markdown, values_of
 from benchmarks.schemes_picture import draw
 from device_runtime.lossy import METHODS
 from device_runtime.protocol.sampling import Sampling
@@ -100,8 +100,11 @@ def run(args: argparse.Namespace) -> int:
     if args.docs:
         replace_marked(DOCS, MARK, table)
         draw(values, DOCS.parent)
-    print(json.dumps(values, indent=2) if args.json else table)
-    console.print(f"results: {args.out}")
+    if args.json:
+        print(json.dumps(values, indent=2))
+    else:
+        Console(highlight=False).print(*brief(values))
+    console.print(f"results, with all columns and a picture: {args.out}")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ import pytest
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from rich.console import Console
 
 from benchmarks.record import Record
 from benchmarks.scheme_lossy import answer_kind, kept_chances, law_distance
 from benchmarks.scheme_rounds import LocalPair
-from benchmarks.scheme_table import COLUMNS, Cell, markdown, values_of
+from benchmarks.scheme_table import COLUMNS, Cell, brief, markdown, values_of
 from benchmarks.scheme_watch import Measured
 from benchmarks.schemes import DOCS, MARK, SAMPLINGS, VOCABULARIES
 from benchmarks.schemes_picture import draw
@@ -234,6 +236,18 @@ def test_every_line_says_if_it_is_lossy_or_widened(lines: list[dict[str, Any]]) 
         "<details><summary>24 ids, the demo pair's own</summary>",
         "<details><summary>200 ids, widened by a recipe from the demo pair's laws of 24</summary>",
     ]
+
+
+def test_a_terminal_sees_a_short_table_without_the_page_s_marks(
+    lines: list[dict[str, Any]],
+) -> None:
+    console = Console(width=120, file=io.StringIO(), record=True)
+    console.print(*brief(lines))
+    text = console.export_text()
+    assert "24 ids, the demo pair's own" in text and "200 ids, widened" in text
+    assert not set("|`*<") & set(text)
+    assert {line["scheme"] for line in lines} <= set(text.split())
+    assert max(map(len, text.splitlines())) <= 120
 
 
 def test_the_picture_is_drawn_light_and_dark(
