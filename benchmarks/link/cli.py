@@ -126,15 +126,20 @@ def _outage(text: str) -> Outage:
 
 
 def _address(option: str, text: str) -> tuple[str, int]:
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdecimal() or int(port) > 65535:
+    """Host and port; the URL that other verbs take is good, too."""
+    plain = text.partition("://")[2] or text
+    host, _, port = plain.rstrip("/").rpartition(":")
+    if not host or "/" in host or not port.isdecimal() or int(port) > 65535:
         raise ProfileError(f"{option} is {text!r}, expected HOST:PORT")
     return host.strip("[]"), int(port)
 
 
 def _run(args: argparse.Namespace) -> int:
     link = Link(_model(args), args.seed)
-    proxy = Proxy(link, _address("--edge", args.edge))
+    edge = _address("--edge", args.edge)
+    if edge == _address("--listen", args.listen):
+        raise ProfileError(f"--edge and --listen are both {args.listen}; listen at another port")
+    proxy = Proxy(link, edge)
     realtime = not args.no_realtime and _take_realtime_priority()
     run_precisely(_serve(proxy, args, realtime=realtime))
     return 0

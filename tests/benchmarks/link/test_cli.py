@@ -25,10 +25,11 @@ def echo_server() -> socket.socket:
     return listener
 
 
-def test_a_link_process_carries_and_counts() -> None:
+@pytest.mark.parametrize("scheme", ["", "http://"])
+def test_a_link_process_carries_and_counts(scheme: str) -> None:
     with echo_server() as edge:
         address = "{}:{}".format(*edge.getsockname())
-        with LinkProcess("papers-0ms-100mbps", address, ["--seed", "3"]) as link:
+        with LinkProcess("papers-0ms-100mbps", f"{scheme}{address}", ["--seed", "3"]) as link:
             with socket.create_connection(link.ready(), timeout=20.0) as device:
                 device.sendall(b"x" * 1000)
                 got = b""
@@ -67,6 +68,8 @@ def test_a_dry_run_prints_the_commands_and_runs_none(capsys: pytest.CaptureFixtu
         (["show", "wifi5-home", "--near"], "nearby"),
         (["run", "lte", "--edge", "nohost"], "HOST:PORT"),
         (["run", "lte", "--edge", "a:99999"], "HOST:PORT"),
+        (["run", "lte", "--edge", "http://a:1/path"], "HOST:PORT"),
+        (["run", "lte", "--edge", "http://a:1", "--listen", "a:1"], "listen at another port"),
     ],
 )
 def test_mistakes_are_one_line_on_stderr(
