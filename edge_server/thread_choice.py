@@ -16,6 +16,8 @@ WORTH = 1.25
 """So much faster a pass must be with twice the threads. They wait for each other in every product, so
 one core that another program has makes a pass many times as slow: a small gain is not worth it."""
 _NUM_RUNS = 5
+_SLOW_S = 0.5
+"""A pass that takes so long is told well by one run, and nobody waits for more."""
 _ROUND = 5
 """Tokens of a pass that is tried: a block of four and the token before it."""
 
@@ -26,8 +28,9 @@ def use_threads_that_pay(runner: LocalRunner) -> None:
 
     def pass_s(num_threads: int) -> float:
         torch.set_num_threads(num_threads)
-        runner.run([piece])
-        return statistics.median(_seconds(lambda: runner.run([piece])) for _ in range(_NUM_RUNS))
+        first_s = _seconds(lambda: runner.run([piece]))
+        num_runs = _NUM_RUNS if first_s < _SLOW_S else 1
+        return statistics.median(_seconds(lambda: runner.run([piece])) for _ in range(num_runs))
 
     torch.set_num_threads(fewest_that_pay(pass_s, torch.get_num_threads()))
     runner.wipe((ZERO_BLOCK + 1,))
