@@ -84,7 +84,8 @@ def test_loading_models_needs_a_transformers_that_takes_dtype(
 
 
 def test_every_verb_without_a_checkout_is_in_the_wheel(wheel: zipfile.Path) -> None:
-    from device_runtime.cli import CHECKOUT_PACKAGES, VERBS
+    from device_runtime.cli import CHECKOUT_PACKAGES
+    from device_runtime.verbs import VERBS
 
     modules = [verb.module for verb in VERBS.values()]
     shipped = [m for m in modules if m.partition(".")[0] not in CHECKOUT_PACKAGES]

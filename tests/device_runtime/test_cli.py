@@ -21,6 +21,7 @@ import pytest
 
 from device_runtime import cli
 from device_runtime.protocol.errors import ConfigError
+from device_runtime.verbs import VERBS, Verb
 
 InstallVerb = Callable[[Callable[[argparse.Namespace], int]], None]
 
@@ -34,8 +35,8 @@ def install_verb(monkeypatch: pytest.MonkeyPatch) -> InstallVerb:
         vars(module)["add_arguments"] = lambda parser: parser.add_argument("--count", type=int)
         vars(module)["run"] = run
         monkeypatch.setitem(sys.modules, module.__name__, module)
-        verb = cli.Verb(module.__name__, "device", "try things out")
-        monkeypatch.setitem(cli.VERBS, "try", verb)
+        verb = Verb(module.__name__, "device", "try things out")
+        monkeypatch.setitem(VERBS, "try", verb)
 
     return install
 
@@ -80,7 +81,7 @@ def test_help_has_one_line_for_every_verb(capsys: pytest.CaptureFixture[str]) ->
         cli.main(["--help"])
     assert stopped.value.code == 0
     shown = capsys.readouterr().out
-    for name, verb in cli.VERBS.items():
+    for name, verb in VERBS.items():
         assert re.search(rf"^  {name} +{verb.summary}$", shown, re.MULTILINE)
 
 
@@ -200,7 +201,7 @@ def test_a_verb_left_out_of_the_wheel_says_that_it_needs_a_checkout(
 def test_a_damaged_installation_is_named_as_such(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(cli.VERBS, "try", cli.Verb("device_runtime.lost", "device", "try"))
+    monkeypatch.setitem(VERBS, "try", Verb("device_runtime.lost", "device", "try"))
     assert cli.main(["try"]) == cli.EXIT_FAILURE
     assert "lacks device_runtime.lost; reinstall tandem-llm" in capsys.readouterr().err
 
@@ -391,9 +392,9 @@ def test_outside_a_checkout_the_wheel_is_named(
     assert cli._install("device") == "pip install 'tandem-llm[device]'"
 
 
-@pytest.mark.parametrize("name", [name for name, verb in cli.VERBS.items() if verb.example])
+@pytest.mark.parametrize("name", [name for name, verb in VERBS.items() if verb.example])
 def test_examples_are_ones_that_the_verb_understands(name: str) -> None:
-    verb = cli.VERBS[name]
+    verb = VERBS[name]
     parser = argparse.ArgumentParser()
     importlib.import_module(verb.module).add_arguments(parser)
     parser.parse_args(shlex.split(verb.example))
