@@ -211,10 +211,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _sessions(args: argparse.Namespace, console: Console) -> tuple[list[Record], str]:
     plan = _plan(args)
-    terms = _terms(args, plan)
+    terms = _terms(args, plan) if args.trace else None  # it reads all weights
     if args.trace and not args.trace.parent.is_dir():
         raise ConfigError(f"--trace: there is no folder {args.trace.parent}; make it first")
-    traces = load(args.trace, terms) if args.trace and args.trace.exists() else []
+    traces = load(args.trace, terms) if terms and args.trace.exists() else []
     args.out.mkdir(parents=True, exist_ok=True)
     settings = {
         "model": str(PAIR / "llm"), "device": args.device, "dtype": args.dtype, "cache_gib": 1.0,
@@ -225,7 +225,7 @@ def _sessions(args: argparse.Namespace, console: Console) -> tuple[list[Record],
     bench = Bench(plan, settings, args.scheme, args.gamma, args.think_ms / 1e3, bundle, traces)
     if not traces:
         bench.record_traces()
-        if args.trace:
+        if terms:
             save(args.trace, bench.traces, terms)
     runs = list(_runs(bench, (*(args.arm or ARMS), *((LIVE,) if args.live else ()))))
     with progress_bar(console) as progress:

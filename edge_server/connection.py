@@ -137,7 +137,8 @@ class Connection(Generic[S]):
             if message.type not in (WSMsgType.BINARY, WSMsgType.TEXT):
                 return
             self._quiet_since_s = time.monotonic()
-            self._inbox.put(message.data if message.type is WSMsgType.BINARY else None)
+            data = message.data if message.type is WSMsgType.BINARY else None
+            self._inbox.put(data, self._quiet_since_s)
 
     def _quiet_left_s(self) -> float:
         """How long the client may still say nothing; all the time there is while it waits for us."""

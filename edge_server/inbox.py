@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 from aiohttp import WSCloseCode
 
@@ -25,13 +24,13 @@ class Inbox:
         """And when each came."""
         self._num_bytes = 0
 
-    def put(self, message: bytes | None) -> None:
-        """It comes now; None stands for a text message. OverError where too much waits."""
+    def put(self, message: bytes | None, came_s: float) -> None:
+        """None stands for a text message; came_s: when it came. OverError where too much waits."""
         size = len(message or b"")
         if self._messages.full() or self._num_bytes + size > MAX_BYTES:
             raise OverError(WSCloseCode.POLICY_VIOLATION, b"too many messages")
         self._num_bytes += size
-        self._messages.put_nowait((message, time.monotonic()))
+        self._messages.put_nowait((message, came_s))
 
     def empty(self) -> bool:
         """Whether nothing waits."""

@@ -113,14 +113,17 @@ class DeviceSession:
     def receive_welcome(self, data: bytes) -> Welcome:
         """The edge's facts; refused where the two vocabularies differ."""
         welcome = self._expect(Welcome, data)
-        count = min(self._num_ids, welcome.num_ids)
-        if welcome.vocabulary_hash != self._vocabulary_hash(count):
+        earlier, count = self.welcome, min(self._num_ids, welcome.num_ids)
+        if earlier and earlier.num_ids == welcome.num_ids:
+            own = earlier.vocabulary_hash  # the same count; hashing anew takes a board a while
+        else:
+            own = self._vocabulary_hash(count)
+        if welcome.vocabulary_hash != own:
             raise LocalError(
                 ErrorCode.VOCABULARY_MISMATCH,
                 f"the first {count} tokens of this bundle and of {welcome.model} differ; "
                 "export an SLM of the LLM's family",
             )
-        earlier = self.welcome
         if earlier and (earlier.model, earlier.num_ids) != (welcome.model, welcome.num_ids):
             raise ConfigError(
                 f"this text was begun with {earlier.model} ({earlier.num_ids} ids), and an edge with "
@@ -128,10 +131,8 @@ class DeviceSession:
             )
         if not welcome.resumed:
             self.forget_edge()
-        elif (
-            self._is_streaming
-        ):  # a new connection continues no stream, and its edge may be further
-            self._is_forgotten = True
+        elif self._is_streaming:
+            self._is_forgotten = True  # no stream goes on, and the edge may be further in the text
         self.welcome = welcome
         return welcome
 

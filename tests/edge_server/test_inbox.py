@@ -16,9 +16,9 @@ async def test_messages_come_out_in_order_with_the_time_they_came() -> None:
     inbox = Inbox()
     waiting = asyncio.ensure_future(inbox.get())
     await asyncio.sleep(0)
-    inbox.put(b"first")
-    inbox.put(None)
-    inbox.put(b"third")
+    inbox.put(b"first", 1.0)
+    inbox.put(None, 2.0)
+    inbox.put(b"third", 3.0)
     first, came_s = await waiting
     assert first == b"first"
     text, later_s = await inbox.get()
@@ -29,7 +29,7 @@ async def test_messages_come_out_in_order_with_the_time_they_came() -> None:
 
 async def test_a_text_message_is_refused_where_it_is_taken() -> None:
     inbox = Inbox()
-    inbox.put(None)
+    inbox.put(None, 1.0)
     with pytest.raises(RemoteError) as refused:
         inbox.get_nowait()
     assert refused.value.code is ErrorCode.MALFORMED
@@ -44,10 +44,10 @@ async def test_too_much_ends_the_connection_and_room_comes_back(
     inbox, message = Inbox(), bytes(size)
     for _ in range(3):
         for _ in range(num_fitting):
-            inbox.put(message)
+            inbox.put(message, 1.0)
         with pytest.raises(OverError):
-            inbox.put(message)
+            inbox.put(message, 1.0)
         await inbox.get()
-        inbox.put(message)
+        inbox.put(message, 1.0)
         while not inbox.empty():
             inbox.get_nowait()
