@@ -21,7 +21,6 @@ from device_runtime.lossy import LossyTurn, Policy
 from device_runtime.measured import RoundTimes
 from device_runtime.protocol.device_session import DeviceSession, Generation
 from device_runtime.protocol.errors import ConfigError
-from device_runtime.protocol.messages import Tokens
 from device_runtime.protocol.randomness import Coins
 from device_runtime.round_clock import RoundClock
 from device_runtime.transcript import Piece, Transcript
@@ -218,21 +217,17 @@ async def _stream(link: EdgeLink, transcript: Transcript) -> AsyncGenerator[Piec
     session = link.session
     data = await link.exchange(session.stream(transcript.num_left))
     try:
-        while not (tokens := session.receive_tokens(data)).last:
-            was_running = transcript.finish_reason is None
-            for piece in _streamed(tokens, transcript):
+        while True:
+            tokens, was_running = session.receive_tokens(data), transcript.finish_reason is None
+            for piece in transcript.add(Committed(i, Origin.BONUS) for i in tokens.ids):
                 yield piece
+            if tokens.last:
+                return
             if was_running and transcript.finish_reason is not None:
                 await link.send(session.cancel())
             data = await link.receive()
-        for piece in _streamed(tokens, transcript):
-            yield piece
     except EdgeLostError as loss:
         logger.warning("%s", loss)
-
-
-def _streamed(tokens: Tokens, transcript: Transcript) -> list[Piece]:
-    return transcript.add(Committed(token_id, Origin.BONUS) for token_id in tokens.ids)
 
 
 async def write_device_only(

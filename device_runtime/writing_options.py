@@ -16,8 +16,12 @@ MAX_SEED = (1 << 64) - 1
 
 def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
+    _add_verification(parser.add_argument_group("verification"))
+    _add_law(parser.add_argument_group("sampling (defaults in brackets)"))
+
+
+def _add_verification(check: argparse._ArgumentGroup) -> None:
     lossy = ", ".join(name for name, method in METHODS.items() if not method.lossless)
-    check = parser.add_argument_group("verification")
     check.add_argument(
         "--scheme", choices=[AUTO, *sorted(METHODS)], metavar="NAME",
         help=f"{', '.join(sorted(METHODS))}; or {AUTO}: the lossless one with the least expected "
@@ -37,7 +41,9 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
         "--pad", action="store_true",
         help=f"send messages in multiples of {PAD_BYTES} bytes, so that sizes tell less",
     )  # fmt: skip
-    law = parser.add_argument_group("sampling (defaults in brackets)")
+
+
+def _add_law(law: argparse._ArgumentGroup) -> None:
     for name, kind, default, words in (
         ("temperature", float, 0.8, "0 is greedy"),
         ("top-k", int, 0, "0 keeps all"),

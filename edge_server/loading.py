@@ -21,9 +21,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
+from device_runtime.protocol import rope_parameters
 from device_runtime.protocol.edge_states import Job
 from device_runtime.protocol.foreign_code import foreign_code
-from device_runtime.protocol.rope_parameters import tell_transformers_4
 from edge_server.attention import NAME
 from edge_server.blocks import num_blocks_for
 from edge_server.checkpoint import Checkpoint, CheckpointError
@@ -123,10 +123,9 @@ def _config(checkpoint: Checkpoint) -> PretrainedConfig:
     config: PretrainedConfig = load(
         checkpoint.folder, trust_remote_code=False, local_files_only=True
     )
-    if int(transformers.__version__.partition(".")[0]) < 5:
-        reason = tell_transformers_4(checkpoint.config, config)
-        if reason is not None:
-            raise CheckpointError(f"{checkpoint.folder} {reason}")
+    reason = rope_parameters.complete(config, checkpoint.config, transformers.__version__)
+    if reason is not None:
+        raise CheckpointError(f"{checkpoint.folder} {reason}")
     return config
 
 

@@ -114,13 +114,7 @@ async def serve(
     )  # fmt: skip
     await runner.setup()
     try:
-        try:
-            await web.TCPSite(runner, config.host, config.port, ssl_context=tls).start()
-        except OSError as error:
-            raise unavailable(config, error) from None
-        host, port = runner.addresses[0][:2]
-        host = f"[{host}]" if ":" in host else host
-        _announce(f"http{'s' if tls else ''}://{host}:{port}", summary, as_json=as_json)
+        _announce(await _listen(runner, config, tls), summary, as_json=as_json)
         none_left = asyncio.ensure_future(app[EDGE].replicas.none_left())
         await asyncio.wait((stop, none_left), return_when=asyncio.FIRST_COMPLETED)
         await drain(app)
@@ -130,6 +124,17 @@ async def serve(
         return await stop
     finally:
         await runner.cleanup()
+
+
+async def _listen(runner: web.AppRunner, config: EdgeConfig, tls: ssl.SSLContext | None) -> str:
+    """Take the address; the URL. ConfigError where it cannot be had."""
+    try:
+        await web.TCPSite(runner, config.host, config.port, ssl_context=tls).start()
+    except OSError as error:
+        raise unavailable(config, error) from None
+    host, port = runner.addresses[0][:2]
+    host = f"[{host}]" if ":" in host else host
+    return f"http{'s' if tls else ''}://{host}:{port}"
 
 
 def _announce(url: str, summary: dict[str, object], *, as_json: bool) -> None:

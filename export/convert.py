@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from device_runtime.protocol.rope_parameters import tell_transformers_4
+from device_runtime.protocol import rope_parameters
 from export.checkpoint import Checkpoint
 from export.choose import Choice
 from export.errors import ExportError
@@ -83,10 +83,9 @@ def _config(checkpoint: Checkpoint) -> PretrainedConfig:
     config: PretrainedConfig = load(
         checkpoint.folder, trust_remote_code=False, local_files_only=True
     )
-    if int(transformers.__version__.partition(".")[0]) < 5:
-        reason = tell_transformers_4(checkpoint.config, config)
-        if reason is not None:
-            raise ExportError(f"{checkpoint.source} {reason}")
+    reason = rope_parameters.complete(config, checkpoint.config, transformers.__version__)
+    if reason is not None:
+        raise ExportError(f"{checkpoint.source} {reason}")
     return config
 
 

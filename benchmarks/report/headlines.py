@@ -77,6 +77,11 @@ class _Race:
         return self.rival.estimates[TIME].is_clearly_below(self.ours.estimates[TIME])
 
     @property
+    def is_level(self) -> bool:
+        """Within the intervals."""
+        return not self.is_ahead and not self.is_behind
+
+    @property
     def doubt(self) -> str:
         """Why it is undecided."""
         is_sound = all(cell.estimates[TIME].is_sound for cell in (self.ours, self.rival))
@@ -106,7 +111,7 @@ def _gain(groups: Sequence[Group], arm: str) -> Iterator[Headline]:
     if not races:
         return
     ahead = [race for race in races if race.is_ahead]
-    level = [race for race in races if not race.is_ahead and not race.is_behind]
+    level = [race for race in races if race.is_level]
     best = max(ahead or level or races, key=lambda race: race.times)
     text = (
         f"{arm} writes a token in {_ms(best.ours)} over {_place(best.group, groups)}; the LLM alone "
@@ -136,7 +141,7 @@ def _loss(groups: Sequence[Group], arm: str) -> Iterator[Headline]:
     if not races:
         return
     behind = [race for race in races if race.is_behind]
-    level = [race for race in races if not race.is_ahead and not race.is_behind]
+    level = [race for race in races if race.is_level]
     worst = min(behind or level or races, key=lambda race: race.times)
     text = (
         f"Over {_place(worst.group, groups)} {worst.rival.arm} needs {_ms(worst.rival)} a token, "

@@ -28,12 +28,15 @@ def longrope_limit(config: Mapping[str, Any]) -> int | None:
     return None
 
 
-def tell_transformers_4(stated: Mapping[str, Any], config: Any) -> str | None:
-    """Write the parameters that config.json states as transformers 5 does into what 4 made of it.
+def complete(config: Any, stated: Mapping[str, Any], version: str) -> str | None:
+    """Write what config.json states as transformers 5 does into a config that transformers 4 made.
 
-    config: a config object of transformers 4. The reason, to be read after the checkpoint's name,
-    where it has no place for one of them; None: all is told.
+    stated: the content of config.json; version: of the transformers that made the config of it. The
+    reason, to be read after the checkpoint's name, where it has no place for a parameter; None: the
+    config says all.
     """
+    if int(version.partition(".")[0]) >= 5:
+        return None
     inner = stated.get("text_config")
     parts = [stated, inner] if isinstance(inner, dict) else [stated]
     if not any("rope_parameters" in part for part in parts):

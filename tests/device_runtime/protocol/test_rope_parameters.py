@@ -11,7 +11,7 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from device_runtime.protocol.rope_parameters import longrope_limit, tell_transformers_4
+from device_runtime.protocol.rope_parameters import complete, longrope_limit
 from edge_server.checkpoint import Checkpoint, CheckpointError
 from edge_server.loading import load_model
 from export import checkpoint as export_checkpoint
@@ -117,7 +117,7 @@ def test_what_the_old_version_has_no_words_for_is_refused(rope: Any, tmp_path: P
 def test_configs_of_the_old_version_are_left_as_they_are() -> None:
     config = tiny_model("llama").config
     before = config.to_dict()
-    assert tell_transformers_4({"rope_theta": 1.0}, config) is None
+    assert complete(config, {"rope_theta": 1.0}, transformers.__version__) is None
     assert config.to_dict() == before
 
 
