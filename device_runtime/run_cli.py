@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import ssl
 import sys
 from contextlib import AsyncExitStack
@@ -15,20 +14,19 @@ from pathlib import Path
 from device_runtime.edge_errors import EdgeLostError
 from device_runtime.energy.answer import REST_S, metered
 from device_runtime.energy.find import KINDS
-from device_runtime.link import EdgeLink, LinkSettings, session_url
+from device_runtime.link import LinkSettings, session_url
 from device_runtime.lossy import METHODS, Router
 from device_runtime.measured_file import Memory, cache_folder, measured_path
 from device_runtime.protocol.errors import ConfigError
 from device_runtime.run_report import extra_values, figures, notes
 from device_runtime.scheme_choice import AUTO
 from device_runtime.settings import RuntimeSettings
-from device_runtime.turn import Origin
+from device_runtime.shown import show
 from device_runtime.writer import Answer, Device, WriteConfig, link_to
 from device_runtime.writing_options import add_sampling_arguments, config_from
 
 PATIENCE_S = {"wait": 30.0, "local": 10.0}
 """Default of --edge-patience."""
-DIM, PLAIN = "\x1b[2m", "\x1b[0m"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -260,25 +258,7 @@ async def _write(
                 print("tandem run: going on without it; the SLM writes alone", file=sys.stderr)
                 answer = Answer(device, replace(answer.config, mode="device"), answer.prompt_ids)
         try:
-            await _show(answer, edge, stream=stream)
+            await show(answer, edge, stream=stream)
         except EdgeLostError as loss:
             return answer, loss
     return answer, None
-
-
-async def _show(answer: Answer, edge: EdgeLink | None, *, stream: bool) -> None:
-    """Print the pieces as they come; on a terminal, what no edge has verified is dim."""
-    dims = sys.stdout.isatty() and "NO_COLOR" not in os.environ and answer.config.mode == "split"
-    is_line_open = False
-    try:
-        async for piece in answer.pieces(edge):
-            if stream:
-                dim = dims and piece.origin is Origin.UNVERIFIED
-                print(f"{DIM}{piece.text}{PLAIN}" if dim else piece.text, end="", flush=True)
-                is_line_open = True
-    except BaseException:
-        if is_line_open:
-            print()
-        raise
-    if stream:
-        print()

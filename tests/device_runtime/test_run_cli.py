@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import io
 import json
 import os
 import re
 import time
-from collections.abc import AsyncIterator
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,8 +22,6 @@ from device_runtime.protocol.errors import TandemError
 from device_runtime.run_report import auto_note, figures, notes
 from device_runtime.scheme_choice import Choice
 from device_runtime.settings import RuntimeSettings
-from device_runtime.transcript import Piece
-from device_runtime.turn import Origin
 from device_runtime.writer import Answer
 from device_runtime.writing_options import add_sampling_arguments, config_from, sampling_from
 from hw_profiles import load
@@ -156,7 +151,7 @@ def test_what_stands_when_the_edge_is_lost_is_shown(
             if len(answer.transcript.token_ids) == 3:
                 raise EdgeLostError("no edge answers", "gave up after 30 s")
 
-    monkeypatch.setattr(run_cli, "_show", cut_short)
+    monkeypatch.setattr(run_cli, "show", cut_short)
     with pytest.raises(EdgeLostError, match="gave up after 30 s"):
         run("hello", "--bundle", bundle, "--device-only", "--seed", 7, *words)
     shown = capsys.readouterr().out
@@ -344,27 +339,6 @@ def test_the_note_on_auto_gives_every_figure() -> None:
         "assumed, not yet measured: a rate"
     )
     assert auto_note(Choice("coupled", "a seed")) == "auto: coupled, a seed"
-
-
-@pytest.mark.parametrize(
-    ("texts", "is_whole", "shown"),
-    [([], False, ""), (["ab", "c"], False, "abc\n"), (["ab"], True, "ab\n"), ([], True, "\n")],
-)
-def test_a_line_is_closed_if_it_was_begun_or_the_answer_is_whole(
-    texts: list[str], is_whole: bool, shown: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A refusal before the first word leaves standard output empty."""
-
-    async def pieces(_: object) -> AsyncIterator[Piece]:
-        for text in texts:
-            yield Piece(text, Origin.ACCEPTED)
-        if not is_whole:
-            raise TandemError("the edge is gone")
-
-    answer: Any = SimpleNamespace(pieces=pieces, config=SimpleNamespace(mode="split"))
-    with nullcontext() if is_whole else pytest.raises(TandemError):
-        asyncio.run(run_cli._show(answer, None, stream=True))
-    assert capsys.readouterr().out == shown
 
 
 @pytest.mark.parametrize("scheme", ["coupled", "auto"])
