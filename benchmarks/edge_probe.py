@@ -12,15 +12,16 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
 from aiohttp import web
 
 from device_runtime.cli import end_with_stdin
-from device_runtime.protocol.edge_states import Job, Rows
+from device_runtime.protocol.edge_states import Job, Result, Rows
 from device_runtime.protocol.judging import DraftedRows
 from device_runtime.protocol.law import Law
 from device_runtime.protocol.sampling import Sampling
@@ -96,20 +97,24 @@ class ProbedEngine:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
 
-    def run(self, batch: Sequence[tuple[Any, Job]]) -> list[Rows]:
+    def run(self, batch: Sequence[tuple[Any, Job]]) -> list[Result]:
         accounts = self._accounts
+        if not torch.cuda.is_available():  # on a GPU laws are made in here
+            batch = [
+                (slot, replace(job, read=partial(self._timed, job.read))) for slot, job in batch
+            ]
         start_s = time.perf_counter()
-        found: list[Rows] = self._engine.run(batch)
+        results: list[Result] = self._engine.run(batch)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         accounts.engine_s += time.perf_counter() - start_s
         accounts.num_judged += sum(job.num_rows > 0 for _, job in batch)
-        return [self._timed(rows) for rows in found]
+        return results
 
-    def _timed(self, rows: Rows) -> Rows:
+    def _timed(self, read: Callable[[Rows], Any], rows: Rows) -> Any:
         if isinstance(rows, DraftedRows):
-            return DraftedRows(TimedRows(rows.rows, self._accounts), rows.judging)
-        return TimedRows(rows, self._accounts)
+            return read(DraftedRows(TimedRows(rows.rows, self._accounts), rows.judging))
+        return read(TimedRows(rows, self._accounts))
 
     def held_bytes(self) -> int:
         """Cache that sessions hold."""

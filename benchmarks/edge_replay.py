@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.edge_passes import pretend_read, timed_s
-from device_runtime.protocol.edge_states import Job
+from device_runtime.protocol.edge_states import Job, Rows
 from device_runtime.protocol.judging import DraftedRows, Judging
 from device_runtime.protocol.sampling import Sampling
 from device_runtime.protocol.schemes import DEFAULT_SCHEME, scheme_named
@@ -43,7 +43,7 @@ def stream_s(engine: TorchEngine, num_sessions: int, context: int, repeats: int 
     """A batch of streams: the LLM writes one token for each session."""
     slots = pretend_read(engine, num_sessions, context)
     jobs = [
-        Job(tokens, 1, _judging(tokens, context, (), number))
+        _stream_job(_judging(tokens, context, (), number))
         for number, tokens in enumerate(_texts(num_sessions, context))
     ]
     return _timed(engine, slots, context, lambda _: jobs, repeats).seconds
@@ -67,7 +67,7 @@ def verify_s(
                 ids[num_standing] = unlikely[number][num_standing]
             tokens = (*text, *ids)
             judging = _judging(tokens, context, ids, number + num_sessions * repeat)
-            found.append(Job(tokens, gamma + 1, judging))
+            found.append(Job(tokens, gamma + 1, judging.judge))
         return found
 
     return _timed(engine, slots, context, jobs, repeats)
@@ -84,7 +84,7 @@ def drafting_s(
     )
     slots = [TwoSlots(target, draft) for target, draft in pairs]
     jobs = [
-        Job(tokens, 1, _judging(tokens, context, (), number, gamma))
+        _stream_job(_judging(tokens, context, (), number, gamma))
         for number, tokens in enumerate(_texts(num_sessions, context))
     ]
     return _timed(engine, slots, context, lambda _: jobs, repeats).seconds
@@ -114,6 +114,14 @@ def _judging(
     )  # fmt: skip
 
 
+def _stream_job(judging: Judging) -> Job:
+    def read(rows: Rows) -> Judgement:
+        own = rows.judging if isinstance(rows, DraftedRows) else judging
+        return own.judge(rows)
+
+    return Job(judging.tokens, 1, read, judging)
+
+
 def _continuations(
     engine: TorchEngine, slots: Sequence[Slot], texts: Sequence[tuple[int, ...]], count: int
 ) -> tuple[list[list[int]], list[list[int]]]:
@@ -134,35 +142,17 @@ def _timed(
 ) -> Timed:
     """Median of batches as a server runs them; then the slots are given back."""
     waiting = [list(zip(slots, jobs(repeat), strict=True)) for repeat in range(repeats + 1)]
-    to_judge: list[tuple[Job, Any]] = []
     judged: list[Judgement] = []
 
-    def judge() -> None:
-        judged.extend(_judged(job, rows) for job, rows in to_judge)
-        to_judge.clear()
-
     def rewind() -> None:
-        judge()  # on a GPU the answers were fetched within the run: this does not use it
         for slot in slots:
             for own in (slot.target, slot.draft) if isinstance(slot, TwoSlots) else (slot,):
                 own.tokens = own.tokens[:context]
 
     def work() -> None:
-        batch = waiting.pop()
-        rows = engine.run(batch)
-        to_judge.extend(zip((job for _, job in batch), rows, strict=True))
-        if not engine.batches_laws:
-            judge()
+        judged.extend(result() for result in engine.run(waiting.pop()))
 
     seconds = timed_s(work, repeats, rewind)
-    judge()
     for slot in slots:
         engine.drop(slot)
     return Timed(seconds, sum(own.num_accepted + 1 for own in judged) / len(judged))
-
-
-def _judged(job: Job, rows: Any) -> Judgement:
-    judging = rows.judging if isinstance(rows, DraftedRows) else job.judging
-    assert judging is not None
-    judgement: Judgement = judging.judge(rows)
-    return judgement

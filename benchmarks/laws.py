@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from device_runtime.protocol.sampling import Sampling, to_law
-from edge_server.law import to_laws
+from edge_server.sampling import to_laws
 
 VOCABULARIES = (8_192, 32_000, 49_152, 151_936)
 SETTINGS = {

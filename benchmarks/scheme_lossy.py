@@ -30,7 +30,7 @@ from device_runtime.lossy import (
     Router,
     Uncertainty,
 )
-from device_runtime.protocol.edge_states import Job, Step
+from device_runtime.protocol.edge_states import Job
 from device_runtime.protocol.law import ArrayLaw, Floats, Ids, Law
 from device_runtime.protocol.sampling import Logits, to_law
 
@@ -100,14 +100,14 @@ class RoutedAnswer(Answer):
         self.route = router.route(self.drafter, prompt, self.pair.num_ids)
         self.drafter.truncate(0)
         self.probe = self.pair.engine.open()
-        self._step: Step | None = None
-        """The edge's next step of the stream."""
+        self._next: Job | None = None
+        """What the edge computes next for the stream."""
 
     def begin_round(self, gamma: int) -> None:
         """One token of the SLM, or the next message of the stream."""
         self.start()
         if self.route is Route.EDGE:
-            self.data = self.session.stream(self.num_wanted) if self._step is None else b""
+            self.data = self.session.stream(self.num_wanted) if self._next is None else b""
             return
         text = self.session.tokens.ids
         logits = self.drafter.append(np.array(text[self.drafter.num_tokens :], np.int64))
@@ -117,12 +117,15 @@ class RoutedAnswer(Answer):
         self.session.append(self.coins.draw(q, 1).tolist())
         self.measured.counts.unverified += 1
 
-    def receive(self) -> Step:
-        return self._step if self._step is not None else super().receive()
+    def receive(self) -> Job:
+        if self._next is None:
+            return super().receive()
+        self.job = self._next
+        return self.job
 
     def settle(self, logits: NDArray[np.float32]) -> None:
-        self._step = self.judged(logits)
-        reply = self._step.reply
+        step = self.judged(logits)
+        self._next, reply = step.job, step.reply
         assert reply is not None
         self.down.append(len(reply))
         if len(self.session.tokens) % EVERY == 0:

@@ -64,11 +64,7 @@ class LocalPair:
 
     def _exchange(self, answers: Sequence[Answer]) -> None:
         """One message up and one down for each, the LLM's rows in one pass."""
-        jobs = []
-        for answer in answers:
-            job = answer.receive().job
-            assert job is not None
-            jobs.append((answer.slot, job))
+        jobs = [(answer.slot, answer.receive()) for answer in answers]
         for answer, logits in zip(answers, self.logits(jobs), strict=True):
             answer.settle(logits)
 
@@ -104,6 +100,8 @@ class Answer:
         self.slot = pair.engine.open()
         self.data: bytes | None = None
         """What the device has to send."""
+        self.job: Job
+        """What the edge has to compute for it."""
         self.up: list[int] = []
         self.down: list[int] = []
         names = ("draft", "encode", "decode", "judge", "settle")
@@ -126,9 +124,7 @@ class Answer:
         self.session.append(prompt)
         begun = self.edge.receive(self.session.begin(self.generation))
         if begun.job is not None:  # the prompt: it runs with the first block
-            begun = self.edge.commit(
-                Rows(np.empty((0, 0), np.float32), self.pair.wide, Stopwatch(), Measured())
-            )
+            begun = self.edge.commit(None)
         assert begun.reply is not None
         self.session.receive_begun(begun.reply)
         self.drafter.truncate(0)
@@ -158,12 +154,15 @@ class Answer:
         for watch in self.watches.values():
             watch.total_s = 0.0
 
-    def receive(self) -> Step:
+    def receive(self) -> Job:
         """Edge: take the device's message."""
         assert self.data is not None
         self.up.append(len(self.data))
         with self.watches["decode"].running():
-            return self.edge.receive(self.data)
+            job = self.edge.receive(self.data).job
+        assert job is not None
+        self.job = job
+        return job
 
     def settle(self, logits: NDArray[np.float32]) -> None:
         """Edge: judge; device: take the answer, which may call for another message."""
@@ -180,7 +179,7 @@ class Answer:
         watch = self.watches["judge"]
         rows = Rows(logits, self.pair.wide, watch, self.measured)
         with watch.running():
-            return self.edge.commit(rows)
+            return self.edge.commit(self.job.read(rows))
 
     def end_round(self) -> None:
         """Note what the round took, if there was one."""

@@ -14,15 +14,14 @@ from typing import Generic, Literal, TypeVar
 
 from device_runtime.protocol.detokenizer import Detokenizer
 from device_runtime.protocol.edge_session import EdgeSession
-from device_runtime.protocol.edge_states import EdgeFacts, Rows
+from device_runtime.protocol.edge_states import EdgeFacts, Job, Rows
 from device_runtime.protocol.errors import TandemError
-from device_runtime.protocol.law import log_prob
 from device_runtime.protocol.messages import Begin, Hello, Message, Stream, encode
 from device_runtime.protocol.sampling import Sampling
 from device_runtime.protocol.schemes import SEEDED_SCHEME, scheme_named
-from edge_server.asks import asked_for_top, own_prob
 from edge_server.auth import Identity
 from edge_server.front import PACE_S, Front
+from edge_server.logprobs import TokenLogprob, token_logprob
 from edge_server.metrics import Usage
 from edge_server.tally import Tally
 
@@ -42,16 +41,6 @@ class Wish:
     max_tokens: int
     num_top: int | None
     """So many likely tokens are named beside each one written; None asks for no logprobs."""
-
-
-@dataclass(frozen=True, slots=True)
-class TokenLogprob:
-    """A token that was written, with the model's own ln of its probability at temperature 1."""
-
-    token_id: int
-    logprob: float
-    top: tuple[tuple[int, float], ...]
-    """The most likely ids and theirs, best first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,23 +112,18 @@ class Completion(Generic[S]):
             session = self._session()
             step = session.receive(encode(self._begin()))
             assert step.job is not None
-            session.commit(await self._front.run(place, step.job, self.identity))
+            session.commit((await self._front.run(place, step.job, self.identity))())
             step = session.receive(encode(Stream(self._wish.max_tokens)))
             while step.job is not None and self.finish_reason is None:
                 await self._pace()
-                job, num_top = step.job, self._wish.num_top
-                if num_top is not None and self._front.foresees:
-                    job = asked_for_top(job, self._facts.num_ids, num_top)
-                rows = await self._front.run(place, job, self.identity)
+                result = await self._front.run(place, self._with_logprobs(step.job), self.identity)
                 if self._is_cut:
                     raise CutError
-                num_before = len(session.tokens)
-                step = session.commit(rows)
+                written, logprobs = result()
+                del result  # it may hold the rows of the batch, and a slow reader keep this waiting
+                step = session.commit(written)
                 self._front.answered(self._tally, step.outcome)
-                written = session.tokens.ids[num_before:]
-                if num_top is not None:
-                    self._pending += [token_logprob(rows, i, self._facts, num_top) for i in written]
-                del rows  # they hold on to the whole batch, and a slow reader may keep this waiting
+                self._pending += logprobs
                 *others, last = written
                 for token_id in others:  # several at a time where the edge drafts
                     yield self._take(token_id, is_last=False)
@@ -159,6 +143,18 @@ class Completion(Generic[S]):
     @property
     def _is_over(self) -> bool:
         return self.finish_reason is not None
+
+    def _with_logprobs(self, job: Job) -> Job:
+        """The job that reads, beside the tokens, what the model says of each; nothing if not asked."""
+        num_ids, num_top = self._facts.num_ids, self._wish.num_top
+
+        def read(rows: Rows) -> tuple[tuple[int, ...], list[TokenLogprob]]:
+            ids = job.read(rows)
+            if num_top is None:
+                return ids, []
+            return ids, [token_logprob(rows, token_id, num_ids, num_top) for token_id in ids]
+
+        return replace(job, read=read)
 
     def _session(self) -> EdgeSession:
         wants_rows = self._wish.num_top is not None  # of every token: no drafts
@@ -200,10 +196,3 @@ class Completion(Generic[S]):
         given, self._pending = self._pending[:count], self._pending[count:]
         self._num_given += len(given)
         return tuple(given)
-
-
-def token_logprob(rows: Rows, token_id: int, facts: EdgeFacts, num_top: int) -> TokenLogprob:
-    """What the model itself says of the token in the only row."""
-    prob, ids, probs = own_prob(rows, token_id, facts.num_ids, num_top)
-    top = zip(ids.tolist(), map(log_prob, probs), strict=True)
-    return TokenLogprob(token_id, log_prob(prob), tuple(top))

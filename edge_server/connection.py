@@ -19,7 +19,6 @@ from device_runtime.protocol.edge_session import EdgeSession
 from device_runtime.protocol.edge_states import State, Step
 from device_runtime.protocol.errors import ErrorCode, RemoteError
 from device_runtime.protocol.messages import Cancel, Close, Hello, Kind, Refusal, decode, encode
-from edge_server.asks import asked_by_message
 from edge_server.auth import Identity
 from edge_server.endings import OverError, cancelled, deadline, idle, reason_of
 from edge_server.failures import describe
@@ -221,17 +220,17 @@ class Connection(Generic[S]):
                 break
             if session.state is State.STREAMING:
                 await self._pace()
-            job, times = step.job, JobTimes()
-            if self._front.foresees:
-                job = asked_by_message(job, data, session)
-            rows = await self._front.run(held.place, job, self._identity, times)
+            times = JobTimes()
+            result = await self._front.run(held.place, step.job, self._identity, times)
             errors = self._hear(session)
             goes_on = session.state is not State.CLOSED
             if goes_on:
-                step = session.commit(rows)
+                step = session.commit(result())
                 self._front.answered(held.tally, step.outcome)
                 self._registry.answered(held)
-            del rows  # they hold on to the whole batch, and a slow reader may block the next send
+            del (
+                result
+            )  # it may hold the rows of the batch, and a slow reader may block the next send
             for error in errors:
                 await self._refuse(error)
         if session.state is State.CLOSED:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
-from device_runtime.protocol.edge_states import Job, Rows
+from device_runtime.protocol.edge_states import Job, Result, Rows
 from device_runtime.protocol.errors import ConfigError
 from device_runtime.protocol.judging import DraftedRows, Judging
 from device_runtime.protocol.schemes.on_edge import OnEdge
@@ -19,7 +20,6 @@ from device_runtime.protocol.vocabulary import Entry
 from edge_server.checkpoint import Checkpoint
 from edge_server.engine import Slot, TorchEngine
 from edge_server.facts import read_tokens
-from edge_server.foresight import LogitRows, draw_drafts
 from edge_server.residual import OnEdgeHere
 
 CATCH_UP_TOKENS = 256
@@ -77,19 +77,11 @@ class DraftingEngine:
         drafts = max(0, job.judging.gamma) if job.judging else 0
         return self.target.num_new(slot.target, job) + drafts
 
-    @property
-    def batches_laws(self) -> bool:
-        """As of the target."""
-        return self.target.batches_laws
-
-    def run(self, batch: Sequence[tuple[TwoSlots, Job]]) -> list[Rows]:
+    def run(self, batch: Sequence[tuple[TwoSlots, Job]]) -> list[Result]:
         blocks = self._draft([(slot.draft, job.judging) for slot, job in batch if job.judging])
-        jobs = [(slot.target, _with_block(job, blocks.get(slot.draft))) for slot, job in batch]
-        rows = self.target.run(jobs)
-        return [
-            DraftedRows(found, blocks[slot.draft]) if slot.draft in blocks else found
-            for (slot, _), found in zip(batch, rows, strict=True)
-        ]
+        return self.target.run(
+            [(slot.target, _with_block(job, blocks.get(slot.draft))) for slot, job in batch]
+        )
 
     def _draft(self, wishes: Sequence[tuple[Slot, Judging]]) -> dict[Slot, Judging]:
         """A block for every stream whose text the draft model has read and has room for."""
@@ -111,26 +103,16 @@ class DraftingEngine:
                 budget = 0
         if behind:
             self._run_draft(behind)
-        while going := {slot: own for slot, own in blocks.items() if not own.is_full}:
-            jobs = [(slot, Job(texts[slot], 1)) for slot in going]
-            drafted = self._drafted(self._run_draft(jobs), list(going.values()))
-            for slot, judging in zip(going, drafted, strict=True):
-                blocks[slot] = judging
-                texts[slot] = (*texts[slot], judging.tokens[-1])
+        while going := [slot for slot, own in blocks.items() if not own.is_full]:
+            jobs = [(slot, Job(texts[slot], 1, partial(_drafted, blocks[slot]))) for slot in going]
+            for slot, result in zip(going, self._run_draft(jobs), strict=True):
+                blocks[slot] = result()
+                texts[slot] = (*texts[slot], blocks[slot].tokens[-1])
         return blocks
 
-    def _run_draft(self, jobs: Sequence[tuple[Slot, Job]]) -> list[LogitRows]:
+    def _run_draft(self, jobs: Sequence[tuple[Slot, Job]]) -> list[Result]:
         self.num_passes += 1
-        return [LogitRows(logits, self.draft.num_ids) for logits in self.draft.logits(jobs)]
-
-    def _drafted(self, rows: Sequence[LogitRows], judgings: Sequence[Judging]) -> list[Judging]:
-        """One drafted token more for each."""
-        if self.batches_laws:
-            return draw_drafts(rows, judgings)
-        return [
-            judging.drafted(row.law(0, judging.sampling, judging.generated()))
-            for row, judging in zip(rows, judgings, strict=True)
-        ]
+        return self.draft.run(jobs)
 
     def _known(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
         """An id that only the target knows becomes 0: the draft is worse, the text is not."""
@@ -149,8 +131,20 @@ def _judged_here(judging: Judging) -> Judging:
 _ON_EDGE = OnEdgeHere()
 
 
+def _drafted(judging: Judging, rows: Rows) -> Judging:
+    """With a token from the draft model's law after the text."""
+    return judging.drafted(rows.law(0, judging.sampling, judging.generated()))
+
+
 def _with_block(job: Job, judging: Judging | None) -> Job:
-    return job if judging is None else Job(judging.tokens, judging.num_rows, judging)
+    """The job over a text that ends with the block, which its `read` is told of."""
+    if judging is None:
+        return job
+
+    def read(rows: Rows) -> object:
+        return job.read(DraftedRows(rows, judging))
+
+    return Job(judging.tokens, judging.num_rows, read, judging)
 
 
 def num_shared_ids(checkpoint: Checkpoint, target_tokens: Sequence[Entry]) -> int:

@@ -14,11 +14,11 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from device_runtime.protocol.edge_states import Job, Rows
+from device_runtime.protocol.edge_states import Job, Result
 from device_runtime.protocol.errors import TandemError
 from edge_server.batch import Piece
 from edge_server.blocks import BLOCK_LEN, FreeBlocks, num_blocks_for
-from edge_server.foresight import LogitRows, foresee
+from edge_server.reads import read_rows
 from edge_server.runner import Runner
 from edge_server.sharing import SharedBlocks
 
@@ -56,11 +56,6 @@ class TargetEngine(Protocol[S]):
         """How often a slot lost its memory to others."""
         ...
 
-    @property
-    def batches_laws(self) -> bool:
-        """Whether it wants to know all that will be asked of a job's rows: then it asks at once."""
-        ...
-
     def open(self, tenant: bytes = b"") -> S:
         """A slot for a new session; it costs nothing before its first job.
 
@@ -76,7 +71,7 @@ class TargetEngine(Protocol[S]):
         """Tokens the model must run for this job as things stand."""
         ...
 
-    def run(self, batch: Sequence[tuple[S, Job]]) -> list[Rows]:
+    def run(self, batch: Sequence[tuple[S, Job]]) -> list[Result]:
         """Do jobs of different slots in one forward pass."""
         ...
 
@@ -116,8 +111,8 @@ class TorchEngine:
         """Counts uses: what orders slots and idle blocks."""
         self._num_evictions = 0
         self._shared = SharedBlocks(max_blocks // 2)
-        self.batches_laws = runner.device.type == "cuda"
-        """Whether a batch's laws are made and asked together, before anyone else may use the GPU."""
+        self.reads_together = runner.device.type == "cuda"
+        """Whether the jobs of a batch read their rows in `run`, all together."""
 
     @property
     def context_len(self) -> int:
@@ -179,11 +174,9 @@ class TorchEngine:
             return first * BLOCK_LEN
         return start
 
-    def run(self, batch: Sequence[tuple[Slot, Job]]) -> list[Rows]:
-        rows = [LogitRows(logits, self.num_ids) for logits in self.logits(batch)]
-        if not self.batches_laws:
-            return list(rows)
-        return foresee(rows, [job for _, job in batch])
+    def run(self, batch: Sequence[tuple[Slot, Job]]) -> list[Result]:
+        jobs = [job for _, job in batch]
+        return read_rows(self.logits(batch), jobs, self.num_ids, together=self.reads_together)
 
     def logits(self, batch: Sequence[tuple[Slot, Job]]) -> list[Tensor]:
         """Logits (num_rows, vocab) for each job; float32, or float64 if the model is."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Generic, TypeVar
 
-from device_runtime.protocol.edge_states import Job, Outcome, Rows
+from device_runtime.protocol.edge_states import Job, Outcome, Result
 from edge_server.admission import Admission
 from edge_server.auth import Identity
 from edge_server.metrics import Metrics
@@ -28,8 +28,6 @@ class Front(Generic[S]):
     ) -> None:
         self.replicas = replicas
         self.trace = trace
-        self.foresees = replicas.batches_laws
-        """Whether the engines want to know all that will be asked of a job's rows."""
         self._admission = admission
         self._metrics = metrics
 
@@ -54,8 +52,8 @@ class Front(Generic[S]):
 
     async def run(
         self, place: Place[S], job: Job, identity: Identity, times: JobTimes | None = None
-    ) -> Rows:
-        """The job's rows, charged to the client. Cancelling the caller takes the job back."""
+    ) -> Result:
+        """The job's result, charged to the client. Cancelling the caller takes the job back."""
         charge = partial(self._admission.charge, identity)
         return await self.replicas.run(place, job, charge, times)
 

@@ -1,22 +1,21 @@
-"""Laws on tensors: the logits of a whole batch → laws, on the CPU or a GPU, without sorting rows.
+"""Laws on tensors, where the model runs; probabilities and draws that are asked for cross to the host.
 
-The meaning is that of `device_runtime.protocol.sampling.to_law`, row by row and tie by tie. Laws
-stay where the logits were; only probabilities and draws that are asked for cross to the host.
+A `LawBatch` answers for many rows at once. A `TorchLaw`, one row of it, asks for its numbers one kind
+at a time; those of laws that are asked side by side (`edge_server.side_by_side`) cross together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from device_runtime.protocol.law import Floats, Ids, Law
-from device_runtime.protocol.penalties import adjustments
-from device_runtime.protocol.sampling import LogitsError, Sampling
 from edge_server.noise import shared_gumbel
-from edge_server.truncation import drop_light, drop_outside_nucleus, keep_heaviest
+from edge_server.side_by_side import Question, ask
 
 
 class LawBatch:
@@ -39,12 +38,16 @@ class LawBatch:
         """Probabilities (n, k) of ids (n, k) under the laws of rows (n,)."""
         columns = torch.tensor(ids, device=self.probs.device)
         inside = columns.clamp(0, self.probs.shape[1] - 1)
-        probs = self.probs[_column(rows, torch.int64, columns), inside]
+        own = torch.tensor(rows, device=columns.device)[:, None]
+        probs = self.probs[own, inside]
         known: Floats = probs.masked_fill(columns != inside, 0.0).numpy(force=True)
         return known
 
-    def draw(self, rows: Sequence[int], uniforms: Floats) -> Ids:
-        """Ids (n, k) by inverse CDF in id order from uniforms (n, k) in [0, 1), one law a row."""
+    def draw(self, rows: Sequence[int], uniforms: Floats) -> tuple[Ids, Floats]:
+        """Ids (n, k) by inverse CDF in id order from uniforms (n, k) in [0, 1), one law a row.
+
+        Their probabilities (n, k) come along: who draws asks for them next.
+        """
         return _drawn(self.probs[list(rows)], uniforms)
 
     def draw_above(self, rows: Sequence[int], others: Sequence[Law], uniforms: Floats) -> Ids:
@@ -57,7 +60,8 @@ class LawBatch:
         _subtract(left, others)
         left.clamp_(min=0.0)
         is_empty = ~left.any(1, keepdim=True)
-        return _drawn(torch.where(is_empty, own, left), uniforms)
+        drawn, _ = _drawn(torch.where(is_empty, own, left), uniforms)
+        return drawn
 
     def coupled(self, rows: Sequence[int], places: Sequence[tuple[int, int]]) -> Ids:
         """Ids (n,): argmax of log law + noise shared at (seed, position), one law a row."""
@@ -84,18 +88,20 @@ class LawBatch:
         return ids.numpy(force=True), probs.numpy(force=True)
 
 
-def _drawn(weights: Tensor, uniforms: Floats) -> Ids:
-    """Ids (n, k) by inverse CDF in id order from weights (n, vocab) and uniforms (n, k)."""
+def _drawn(weights: Tensor, uniforms: Floats) -> tuple[Ids, Floats]:
+    """Ids (n, k) by inverse CDF in id order from weights (n, vocab) and uniforms (n, k); their weights."""
     cdf = weights.cumsum(1)
     goals = torch.tensor(uniforms, device=cdf.device) * cdf[:, -1:]
     ids = torch.searchsorted(cdf, goals, right=True).clamp_(max=cdf.shape[1] - 1)
+    # One transfer for both: ids are exact as doubles.
+    both: Floats = torch.stack((ids.to(weights.dtype), weights.gather(1, ids))).numpy(force=True)
+    drawn, found = both[0].astype(np.int64), both[1]
     # A scan in parallel may round upwards where the probability is 0, and a draw end there.
-    drawn: Ids
-    drawn, possible = torch.stack((ids, weights.gather(1, ids) > 0)).numpy(force=True)
-    for i, k in np.argwhere(possible == 0):
+    for i, k in np.argwhere(found == 0):
         support = weights[i].nonzero().squeeze(1).numpy(force=True)
         drawn[i, k] = support[min(np.searchsorted(support, drawn[i, k]), len(support) - 1)]
-    return drawn
+        found[i, k] = weights[i, drawn[i, k]].item()
+    return drawn, found
 
 
 def _subtract(rows: Tensor, others: Sequence[Law]) -> None:
@@ -119,121 +125,114 @@ def _subtract(rows: Tensor, others: Sequence[Law]) -> None:
 
 
 class TorchLaw:
-    """One row of a `LawBatch` as a `Law`."""
+    """One row of a `LawBatch`. What was asked, or came with it, is not asked again."""
 
-    __slots__ = ("batch", "row")
+    __slots__ = ("_known", "batch", "following", "row")
 
     def __init__(self, batch: LawBatch, row: int) -> None:
         self.batch = batch
         self.row = row
+        self.following: Sequence[TorchLaw] = ()
+        """Of the text's next tokens, and of the same batch: they may be asked the same."""
+        self._known: dict[tuple[str, Any], Any] = {}
 
     @property
     def probs(self) -> Tensor:
         """The probabilities (vocab,) of all ids, where the model runs."""
         return self.batch.probs[self.row]
 
+    def know(self, kind: str, asked: Any, answer: Any) -> None:
+        """Remember what came with something else; asked: bytes where it is an array."""
+        self._known[kind, asked] = answer
+
     def prob(self, ids: Ids) -> Floats:
-        probs: Floats = self.batch.prob([self.row], ids[None])[0]
+        key = "prob", ids.tobytes()
+        if key not in self._known:
+            self._known[key] = ask(Question(_probs, self.batch, (self.row, ids)))
+        probs: Floats = self._known[key]
         return probs
 
     def draw(self, uniforms: Floats) -> Ids:
-        ids: Ids = self.batch.draw([self.row], uniforms[None])[0]
-        return ids
+        key = "draw", uniforms.tobytes()
+        if key not in self._known:
+            ids, probs = ask(Question(_draws, self.batch, (self.row, uniforms)))
+            self._known[key] = ids
+            self.know("prob", ids.tobytes(), probs)
+        drawn: Ids = self._known[key]
+        return drawn
 
     def support(self) -> Ids:
-        return self.batch.rows_on_host([self.row])[0][0]
+        key = "support", None
+        if key not in self._known:
+            ids, probs = ask(Question(LawBatch.rows_on_host, self.batch, self.row))
+            self._known[key] = ids
+            self.know("prob", ids.tobytes(), probs)
+        support: Ids = self._known[key]
+        return support
 
     # what a law on a GPU finds there, so that rows of probabilities need not leave it
 
     def coupled(self, seed: int, position: int) -> int:
-        """Argmax of log law + shared noise."""
-        return int(self.batch.coupled([self.row], [(seed, position)])[0])
+        """Argmax of log law + shared noise; those of the laws that follow come along."""
+        if ("coupled", (seed, position)) not in self._known:
+            laws = [self, *self.following]
+            places = [(seed, position + i) for i in range(len(laws))]
+            ids = ask(Question(_coupled, self.batch, ([law.row for law in laws], places)))
+            for law, place, token_id in zip(laws, places, ids, strict=True):
+                law.know("coupled", place, token_id)
+        return int(self._known["coupled", (seed, position)])
 
     def draw_above(self, q: Law, uniforms: Floats) -> Ids:
         """Ids (n,) from norm(max(0, p − q))."""
-        ids: Ids = self.batch.draw_above([self.row], [q], uniforms[None])[0]
+        ids: Ids = ask(Question(_draws_above, self.batch, (self.row, q, uniforms)))
         return ids
 
     def most_probable(self, count: int) -> tuple[Ids, Floats]:
         """The ids (n,) of the largest probabilities and these, falling."""
-        ids, probs = self.batch.most_probable([self.row], count)
-        return ids[0], probs[0]
+        best: tuple[Ids, Floats] = ask(Question(_most_probable, self.batch, (self.row, count)))
+        return best
 
 
-@torch.no_grad()
-def to_laws(
-    logits: Tensor,
-    samplings: Sequence[Sampling],
-    generated: Sequence[Sequence[int]],
-    num_ids: int | None = None,
-) -> LawBatch:
-    """Laws from logits (rows, vocab), each row with its own parameters and generated tokens.
-
-    Logits may be of any float type and are not changed; the arithmetic is float64. Only the first
-    `num_ids` columns count. Raises LogitsError, which names the rows that no law follows from.
-    """
-    rows = logits[:, :num_ids].to(torch.float64, copy=True)
-    _penalise(rows, samplings, generated)
-    best = rows.amax(1, keepdim=True)
-    unusable = torch.nonzero(~best[:, 0].isfinite()).squeeze(1).tolist()
-    if unusable:
-        raise LogitsError(unusable)
-    greedy = [i for i, sampling in enumerate(samplings) if sampling.temperature == 0]
-    tops = rows[greedy].argmax(1)  # torch promises the first of equals
-    if len(greedy) < len(rows):
-        _to_weights(rows, best, samplings)
-        _truncate(rows, samplings)
-    rows[greedy] = 0.0
-    rows[greedy, tops] = 1.0
-    return LawBatch(rows)
+def _probs(batch: LawBatch, asked: list[tuple[int, Ids]]) -> list[Floats]:
+    rows, ids = zip(*asked, strict=True)
+    return _cut(batch.prob(rows, _padded(ids)), ids)
 
 
-def _penalise(
-    rows: Tensor, samplings: Sequence[Sampling], generated: Sequence[Sequence[int]]
-) -> None:
-    """Penalties and bias, in place."""
-    changed = [i for i, sampling in enumerate(samplings) if sampling.changes_logits(generated[i])]
-    if not changed:
-        return
-    changes = [adjustments(samplings[i], generated[i], rows.shape[1]) for i in changed]
-    at = np.repeat(changed, [len(change.ids) for change in changes])
-    ids, divisors, shifts = (
-        torch.tensor(np.concatenate(part), device=rows.device)
-        for part in zip(*((c.ids, c.divisors, c.shifts) for c in changes), strict=True)
-    )
-    where = (torch.tensor(at, device=rows.device), ids)
-    old = rows[where]
-    rows[where] = torch.where(old > 0, old / divisors, old * divisors) + shifts
+def _draws(batch: LawBatch, asked: list[tuple[int, Floats]]) -> list[tuple[Ids, Floats]]:
+    rows, uniforms = zip(*asked, strict=True)
+    ids, probs = batch.draw(rows, _padded(uniforms))
+    return list(zip(_cut(ids, uniforms), _cut(probs, uniforms), strict=True))
 
 
-def _to_weights(rows: Tensor, best: Tensor, samplings: Sequence[Sampling]) -> None:
-    """exp((logit − best) / temperature), in place; greedy rows are done as if at temperature 1."""
-    rows -= best
-    temperatures = [sampling.temperature or 1.0 for sampling in samplings]
-    if set(temperatures) != {1.0}:
-        rows /= _column(temperatures, torch.float64, rows)
-    rows.exp_()
+def _coupled(
+    batch: LawBatch, asked: list[tuple[list[int], list[tuple[int, int]]]]
+) -> list[list[int]]:
+    rows = [row for own, _ in asked for row in own]
+    places = [place for _, own in asked for place in own]
+    found = iter(batch.coupled(rows, places).tolist())
+    return [[next(found) for _ in own] for own, _ in asked]
 
 
-def _truncate(weights: Tensor, samplings: Sequence[Sampling]) -> None:
-    """Top-k, top-p, min-p in this order, in place, on the rows that ask for them."""
-    vocab = weights.shape[1]
-    steps = (
-        (keep_heaviest, torch.int64, [s.top_k if s.top_k < vocab else 0 for s in samplings], 0),
-        (drop_outside_nucleus, torch.float64, [s.top_p for s in samplings], 1),
-        (drop_light, torch.float64, [s.min_p for s in samplings], 0),
-    )
-    for cut, dtype, limits, neutral in steps:
-        index = [i for i, s in enumerate(samplings) if s.temperature and limits[i] != neutral]
-        column = _column([limits[i] for i in index], dtype, weights)
-        if len(index) == len(weights):
-            cut(weights, column)
-        elif index:
-            some = weights[index]
-            cut(some, column)
-            weights[index] = some
+def _draws_above(batch: LawBatch, asked: list[tuple[int, Law, Floats]]) -> list[Ids]:
+    rows, others, uniforms = zip(*asked, strict=True)
+    return _cut(batch.draw_above(rows, others, _padded(uniforms)), uniforms)
 
 
-def _column(values: Sequence[float], dtype: torch.dtype, like: Tensor) -> Tensor:
-    """Values (n,) as a tensor (n, 1) beside `like`."""
-    return torch.tensor(values, dtype=dtype, device=like.device)[:, None]
+def _most_probable(batch: LawBatch, asked: list[tuple[int, int]]) -> list[tuple[Ids, Floats]]:
+    rows, counts = zip(*asked, strict=True)
+    ids, probs = batch.most_probable(rows, max(counts))
+    return [(own[:n], of[:n]) for own, of, n in zip(ids, probs, counts, strict=True)]
+
+
+def _padded(values: Sequence[np.ndarray[Any, Any]]) -> Any:
+    """Rows (n, longest) of arrays; shorter ones end with zeros."""
+    longest = max(len(value) for value in values)
+    rows = np.zeros((len(values), longest), values[0].dtype)
+    for row, value in zip(rows, values, strict=True):
+        row[: len(value)] = value
+    return rows
+
+
+def _cut(rows: Any, values: Sequence[np.ndarray[Any, Any]]) -> list[Any]:
+    """The rows without what `_padded` added."""
+    return [row[: len(value)] for row, value in zip(rows, values, strict=True)]

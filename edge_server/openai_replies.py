@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from edge_server.completion import Delta, FinishReason, TokenLogprob
+from edge_server.completion import Delta, FinishReason
+from edge_server.logprobs import TokenLogprob
 from edge_server.metrics import Operation, Usage
 from edge_server.text import EdgeText
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from device_runtime.protocol.edge_states import Job, Rows
+from device_runtime.protocol.edge_states import Job, Result
 from edge_server.scheduler import BusyError, JobTimes, Scheduler, StoppedError
 
 S = TypeVar("S")
@@ -30,8 +30,6 @@ class Replicas(Generic[S]):
     def __init__(self, schedulers: Sequence[Scheduler[S]], max_queue: int) -> None:
         """max_queue: jobs that may wait, over all replicas."""
         self.schedulers = tuple(schedulers)
-        self.batches_laws = schedulers[0].engine.batches_laws
-        """Whether the engines want to know all that will be asked of a job's rows."""
         self._max_queue = max_queue
 
     @property
@@ -94,7 +92,7 @@ class Replicas(Generic[S]):
         job: Job,
         charge: Callable[[int], None] = lambda _: None,
         times: JobTimes | None = None,
-    ) -> Rows:
+    ) -> Result:
         """As of `Scheduler.run`. If the replica ends, another one does the job: it names all it needs.
 
         Only one other: the job itself may be what ended it.

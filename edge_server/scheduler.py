@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from device_runtime.protocol.edge_states import Job, Rows
+from device_runtime.protocol.edge_states import Job, Result
 from device_runtime.protocol.errors import ErrorCode, RemoteError, TandemError
 from edge_server.blocks import BLOCK_LEN
 from edge_server.engine import TargetEngine
@@ -45,7 +45,7 @@ class StoppedError(TandemError):
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A job that has its rows."""
+    """A job that has its result."""
 
     is_prompt: bool
     """Whether it wanted none: the text had to be cached."""
@@ -80,7 +80,7 @@ class JobTimes:
 class _Request(Generic[S]):
     slot: S
     job: Job
-    result: asyncio.Future[Rows]
+    result: asyncio.Future[Result]
     charge: Callable[[int], None]
     times: JobTimes
     num_new: int | None = None
@@ -154,15 +154,15 @@ class Scheduler(Generic[S]):
         job: Job,
         charge: Callable[[int], None] = lambda _: None,
         times: JobTimes | None = None,
-    ) -> Rows:
-        """The job's rows. Cancelling the caller takes the job back.
+    ) -> Result:
+        """What the job reads off its rows. Cancelling the caller takes the job back.
 
         charge is told how many tokens the model must run for the job, when that is known; times
         holds where its time went, once it is done.
         """
         if self.stopped:
             raise StoppedError
-        result: asyncio.Future[Rows] = asyncio.get_running_loop().create_future()
+        result: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         request = _Request(slot, job, result, charge, times or JobTimes())
         self._waiting.append(request)
         self._wake.set()
@@ -234,7 +234,7 @@ class Scheduler(Generic[S]):
                 if is_first:
                     request.charge(request.num_new)
 
-    def _deliver(self, request: _Request[S], share: Share, result: Rows | Exception) -> None:
+    def _deliver(self, request: _Request[S], share: Share, result: Result | Exception) -> None:
         if request.result.done():
             return
         if isinstance(result, Exception):
@@ -249,11 +249,11 @@ class Scheduler(Generic[S]):
 
     async def _results(
         self, thread: ThreadPoolExecutor, jobs: Sequence[tuple[S, Job]]
-    ) -> Sequence[Rows | Exception]:
-        """Rows of each job. If a batch fails, each job is tried alone: one may be at fault."""
+    ) -> Sequence[Result | Exception]:
+        """Of each job. If a batch fails, each job is tried alone: one may be at fault."""
         loop = asyncio.get_running_loop()
         try:
-            rows = await loop.run_in_executor(thread, self._run_engine, jobs)
+            found = await loop.run_in_executor(thread, self._run_engine, jobs)
         except LostRunnerError:
             raise  # nothing will ever succeed: `serve` ends
         except Exception as error:  # noqa: BLE001 -- whatever it is, the others must go on
@@ -267,9 +267,9 @@ class Scheduler(Generic[S]):
                 self._doubted_until_s = 0.0
             return results
         self._doubted_until_s = 0.0
-        return rows
+        return found
 
-    def _run_engine(self, jobs: Sequence[tuple[S, Job]]) -> list[Rows]:
+    def _run_engine(self, jobs: Sequence[tuple[S, Job]]) -> list[Result]:
         """In the engine's thread. A future cannot hold StopIteration: it would never be done."""
         try:
             return self.engine.run(jobs)

@@ -104,7 +104,7 @@ def answer(session: EdgeSession, message: Message | bytes) -> list[Message]:
     step = session.receive(message if isinstance(message, bytes) else encode(message))
     replies = [step.reply]
     while step.job is not None:
-        step = session.commit(TableRows(LLM, step.job, VOCAB))
+        step = session.commit(step.job.read(TableRows(LLM, step.job, VOCAB)))
         replies.append(step.reply)
     return [decode(reply) for reply in replies if reply is not None]
 

@@ -60,7 +60,7 @@ class TorchLaws:
     def to_law(self, case: Case) -> Law:
         import torch
 
-        from edge_server.law import to_laws
+        from edge_server.sampling import to_laws
 
         rows = torch.tensor(case.logits)[None]
         return to_laws(rows, [case.sampling], [case.generated], case.num_ids)[0]

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from functools import partial
 
-from device_runtime.protocol.edge_states import EdgeFacts, Job, Rows
+from device_runtime.protocol.edge_states import EdgeFacts, Job, Result
 from edge_server.engine import common_prefix_len
 from tests.table_model import Table, TableRows, vocabulary_hash
 
@@ -37,7 +38,6 @@ class TableEngine:
         """Raised by every batch that holds a job with the token `poison`."""
         self.poison = -1
         self.closed = False
-        self.batches_laws = False
         self._running = False
 
     def open(self, tenant: bytes = b"") -> TableSlot:
@@ -55,7 +55,7 @@ class TableEngine:
         kept = common_prefix_len(slot.tokens, tuple(job.tokens))
         return len(job.tokens) - min(kept, len(job.tokens) - job.num_rows)
 
-    def run(self, batch: Sequence[tuple[TableSlot, Job]]) -> list[Rows]:
+    def run(self, batch: Sequence[tuple[TableSlot, Job]]) -> list[Result]:
         assert not self._running
         assert len({id(slot) for slot, _ in batch}) == len(batch)
         self._running = True
@@ -66,7 +66,8 @@ class TableEngine:
                 raise self.fail
             for slot, job in batch:
                 slot.tokens = tuple(job.tokens)
-            return [TableRows(self.table, job, self.table.shape[1]) for _, job in batch]
+            num_ids = self.table.shape[1]
+            return [partial(job.read, TableRows(self.table, job, num_ids)) for _, job in batch]
         finally:
             self._running = False
 

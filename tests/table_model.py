@@ -102,7 +102,7 @@ class TableEdge:
         step = self.session.receive(data)
         replies = [step.reply]
         while step.job is not None:
-            step = self.session.commit(TableRows(self.table, step.job, self.num_ids))
+            step = self.session.commit(step.job.read(TableRows(self.table, step.job, self.num_ids)))
             replies.append(step.reply)
         return [reply for reply in replies if reply is not None]
 

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from device_runtime.protocol.edge_states import Rows
 from device_runtime.protocol.errors import ErrorCode, RemoteError
-from device_runtime.protocol.law import log_prob, prob_of
 from device_runtime.protocol.messages import Ending, More, Round, Verdict
-from device_runtime.protocol.sampling import Sampling
 from device_runtime.protocol.schemes.base import Drafted, Scheme, Vocabulary
 from device_runtime.protocol.verify import Judgement
 from device_runtime.protocol.wire import BitReader, Writer
@@ -43,10 +38,3 @@ def to_verdict(
         body.varint(judgement.next_token)
     key = (message.epoch, message.round_number)
     return Verdict(*key, judgement.num_accepted, ending, body.getvalue(), logprobs)
-
-
-def own_logprobs(rows: Rows, token_ids: Sequence[int]) -> tuple[float, ...]:
-    """ln of the model's own probability (temperature 1, nothing cut) of tokens, from row 0 on."""
-    laws = (rows.law(i, Sampling(), ()) for i in range(len(token_ids)))
-    probs = (prob_of(law, token_id) for law, token_id in zip(laws, token_ids, strict=True))
-    return tuple(log_prob(prob) for prob in probs)

@@ -2,10 +2,11 @@
 
     step = session.receive(data)          # plan: decode, check, say what must be computed
     while step.job is not None:
-        rows = engine.run(step.job)       # run: the only part that touches a model
-        step = session.commit(rows)       # commit: judge, advance, encode
+        result = engine.run(step.job)     # run: the only part that touches a model
+        step = session.commit(result())   # commit: advance, answer
 
-A message that breaks a rule raises RemoteError and leaves the session as it was. The device's token
+What becomes of a job's rows is said by its `read`, which judges and encodes, and changes nothing. A
+message that breaks a rule raises RemoteError and leaves the session as it was. The device's token
 list is the truth: this side only mirrors it, so any edge can go on after a `Begin` with all tokens.
 """
 
@@ -15,12 +16,15 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 from device_runtime.protocol import messages
-from device_runtime.protocol.edge_codec import own_logprobs, read_block, to_verdict
-from device_runtime.protocol.edge_states import ALLOWED, EdgeFacts, Job, Outcome, Rows, State, Step
+from device_runtime.protocol.edge_codec import read_block
+from device_runtime.protocol.edge_reads import read_more, read_round
+from device_runtime.protocol.edge_states import ALLOWED, EdgeFacts, Job, Outcome, State, Step
 from device_runtime.protocol.errors import ErrorCode, RemoteError
-from device_runtime.protocol.judging import DraftedRows, Judging, written
+from device_runtime.protocol.judging import Judging, written
 from device_runtime.protocol.messages import (
     Begin,
     Begun,
@@ -31,17 +35,15 @@ from device_runtime.protocol.messages import (
     Round,
     Stream,
     Tokens,
-    Verdict,
     encode,
 )  # fmt: skip
 from device_runtime.protocol.messages.fields import MAX_ROWS
-from device_runtime.protocol.penalties import counted_tokens
 from device_runtime.protocol.randomness import edge_streams
 from device_runtime.protocol.schemes import scheme_coded
 from device_runtime.protocol.schemes.base import Ask, Drafted, Scheme, TokenReply, Vocabulary
 from device_runtime.protocol.schemes.on_edge import scheme_on_edge
 from device_runtime.protocol.tokens import TokenList
-from device_runtime.protocol.verify import Judgement, RoundKey, StreamsAt, reject_again
+from device_runtime.protocol.verify import Judgement, RoundKey, StreamsAt
 
 NUM_STORED_VERDICTS = 4
 """Answers kept for rounds that come again after a lost connection."""
@@ -51,7 +53,7 @@ NUM_STORED_VERDICTS = 4
 class _PendingRound:
     message: Round
     digest: bytes
-    judging: Judging
+    block: tuple[Drafted, ...]
 
 
 class EdgeSession:
@@ -76,7 +78,7 @@ class EdgeSession:
         self._generation: Begin | None = None
         self._scheme: Scheme | None = None
         self._verdicts: OrderedDict[tuple[int, int], tuple[bytes, bytes]] = OrderedDict()
-        self._pending: _PendingRound | Judging | More | Begin | None = None
+        self._pending: _PendingRound | More | Begin | None = None
         self._stream_left = 0
 
     def receive(self, data: bytes) -> Step:
@@ -103,16 +105,15 @@ class EdgeSession:
                 step = self._close()
         return step
 
-    def commit(self, rows: Rows) -> Step:
-        """Take the rows of the last job."""
+    def commit(self, result: Any) -> Step:
+        """Take what was read off the last job's rows."""
         pending, self._pending = self._pending, None
         if self.state is State.STREAMING:
-            assert isinstance(pending, Judging)
-            return self._stream_tokens(pending, rows)
+            return self._streamed(result)
         if isinstance(pending, _PendingRound):
-            return self._judge(pending, rows)
+            return self._judged(pending, *result)
         if isinstance(pending, More):
-            return Step(self._judge_more(pending, rows))
+            return Step(result)
         return Step(self._reply(Begun(len(self.tokens))))
 
     def resume(self) -> None:
@@ -144,7 +145,7 @@ class EdgeSession:
         self._expected = (begin.epoch, begin.round_number)
         self._pending = begin
         self.state = State.READY
-        return Step(job=self._job_of_all(num_rows=0))
+        return Step(job=Job(self._all_tokens(), num_rows=0))
 
     def _round(self, message: Round, data: bytes) -> Step:
         key = (message.epoch, message.round_number)
@@ -180,8 +181,9 @@ class EdgeSession:
             bonus=Flags.NO_BONUS not in message.flags,
             skipped=num_rows - message.gamma - 1, streams_at=self._streams_at,
         )  # fmt: skip
-        self._pending = _PendingRound(message, digest, judging)
-        return Step(job=Job(tokens, num_rows, judging))
+        self._pending = _PendingRound(message, digest, block)
+        read = partial(read_round, message, generation, judging, self._own_vocab)
+        return Step(job=Job(tokens, num_rows, read))
 
     def _more(self, more: More) -> Step:
         if isinstance(self._scheme, TokenReply):
@@ -191,7 +193,11 @@ class EdgeSession:
         if more.base != len(self.tokens) or not self.tokens.holds(more.base, more.prefix_hash):
             raise RemoteError(ErrorCode.WRONG_PREFIX, f"more draws at position {more.base}")
         self._pending = more
-        return Step(job=self._job_of_all(num_rows=1))
+        tokens = self._all_tokens()
+        read = partial(
+            read_more, more, *self._in_force(), tokens, self._own_vocab, self._streams_at
+        )
+        return Step(job=Job(tokens, num_rows=1, read=read))
 
     def _check_tokens(self, base: int, prefix_hash: int, appended: Sequence[int]) -> None:
         if not self.tokens.holds(base, prefix_hash):
@@ -199,17 +205,12 @@ class EdgeSession:
         if max(appended, default=0) >= self.facts.num_ids:
             raise RemoteError(ErrorCode.BAD_TOKEN_ID, f"ids must be below {self.facts.num_ids}")
 
-    def _job_of_all(self, num_rows: int) -> Job:
-        return Job(self.tokens.followed_by(len(self.tokens)), num_rows)
+    def _all_tokens(self) -> tuple[int, ...]:
+        return self.tokens.followed_by(len(self.tokens))
 
-    def _judge(self, pending: _PendingRound, rows: Rows) -> Step:
+    def _judged(self, pending: _PendingRound, judgement: Judgement, verdict: bytes) -> Step:
         message = pending.message
-        judging = pending.judging
-        judgement = judging.judge(rows)
-        wanted = judging.standing(judgement) if Flags.LOGPROBS in message.flags else ()
-        verdict = self._encode(message, judgement, own_logprobs(rows, wanted))
-        # Nothing fails from here on: a round either has its verdict, or may come again.
-        self._advance(message, judging.block, judgement)
+        self._advance(message, pending.block, judgement)
         self._verdicts[message.epoch, message.round_number] = (pending.digest, verdict)
         while len(self._verdicts) > NUM_STORED_VERDICTS:
             self._verdicts.popitem(last=False)
@@ -228,22 +229,7 @@ class EdgeSession:
         else:
             self._expected = (message.epoch + 1, 0)
 
-    def _judge_more(self, more: More, rows: Rows) -> bytes:
-        generation, scheme = self._in_force()
-        generated = counted_tokens(generation.sampling, self.tokens.ids, generation.boundary)
-        p = rows.law(0, generation.sampling, generated)
-        key = RoundKey(generation.seed, more.epoch, more.round_number)
-        ask = Ask(more.num_draws, more.first, more.whole_row)
-        rejection = reject_again(scheme, p, more.base, key, ask, self._streams_at)
-        return self._encode(more, Judgement(0, rejection=rejection), ())
-
-    def _encode(
-        self, message: Round | More, judgement: Judgement, logprobs: tuple[float, ...]
-    ) -> bytes:
-        _, scheme = self._in_force()
-        return self._reply(to_verdict(message, judgement, logprobs, scheme, self._own_vocab))
-
-    def _reply(self, message: Begun | Verdict | Tokens) -> bytes:
+    def _reply(self, message: Begun | Tokens) -> bytes:
         return encode(message, self._in_force()[0].pad_to_bytes)
 
     def _in_force(self) -> tuple[Begin, Scheme]:
@@ -284,16 +270,12 @@ class EdgeSession:
         judging = Judging(
             scheme_on_edge(scheme) if self.facts.edge_gamma else scheme,
             generation.sampling, generation.boundary, RoundKey(generation.seed, *self._expected),
-            self.tokens.followed_by(len(self.tokens)), end_ids=frozenset(generation.end_ids),
+            self._all_tokens(), end_ids=frozenset(generation.end_ids),
             gamma=min(self.facts.edge_gamma, room - 1), streams_at=self._streams_at,
         )  # fmt: skip
-        self._pending = judging
-        return Job(judging.tokens, 1, judging)
+        return Job(judging.tokens, 1, partial(written, judging), judging)
 
-    def _stream_tokens(self, judging: Judging, rows: Rows) -> Step:
-        if isinstance(rows, DraftedRows):
-            judging = rows.judging
-        ids = written(judging, judging.judge(rows))
+    def _streamed(self, ids: tuple[int, ...]) -> Step:
         self.tokens.append(ids)
         self._stream_left = max(0, self._stream_left - len(ids))
         step = self._next_of_stream(ids)

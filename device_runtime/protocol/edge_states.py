@@ -1,11 +1,11 @@
-"""What surrounds an edge session: its states, the LLM's facts, jobs for the engine and their rows."""
+"""What surrounds an edge session: its states, the LLM's facts, jobs for the engine, their results."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from device_runtime.protocol.law import Law
 from device_runtime.protocol.messages import (
@@ -75,22 +75,33 @@ class EdgeFacts:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """Run the model so that `tokens` are in the cache; give rows of the last positions."""
-
-    tokens: Sequence[int]
-    num_rows: int
-    judging: Judging | None = field(default=None, compare=False)
-    """What will be done with the rows, for engines that make use of it."""
-
-
 class Rows(Protocol):
     """Logits of a job's last positions."""
 
     def law(self, row: int, sampling: Sampling, generated: Sequence[int]) -> Law:
         """The law after row's position; `generated` are the tokens penalties count."""
         ...
+
+
+def read_nothing(_: Rows) -> None:
+    """What is read off the rows of a text that had to be cached."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Run the model so that `tokens` are in the cache, and read what is wanted off the last rows."""
+
+    tokens: Sequence[int]
+    num_rows: int
+    read: Callable[[Rows], Any] = field(default=read_nothing, compare=False)
+    """Of the rows what the session is told of them. It changes nothing, so that an engine may call it
+    when and where it likes."""
+    judging: Judging | None = field(default=None, compare=False)
+    """Of a stream: what `read` judges, for engines that draft a block of their own before it."""
+
+
+Result = Callable[[], Any]
+"""What was read off a job's rows: known already, or read when it is called. Raises what `read` does."""
 
 
 class Outcome(NamedTuple):

@@ -1,7 +1,7 @@
 """How a job's rows will be judged, said before they are computed.
 
-It is pure: the same rows always give the same judgement. So an engine may try it while it still has
-the rows of a whole batch at hand, and one with a draft model of its own may add a block to a stream.
+It is pure: the same rows always give the same judgement. So it may be judged wherever the rows are, and
+an engine with a draft model of its own may add a block to a stream.
 """
 
 from __future__ import annotations
@@ -107,8 +107,11 @@ class DraftedRows:
         return self.rows.law(row, sampling, generated)
 
 
-def written(judging: Judging, judgement: Judgement) -> tuple[int, ...]:
-    """The tokens that stand after a judgement whose scheme draws replacements on the edge."""
+def written(judging: Judging, rows: Rows) -> tuple[int, ...]:
+    """The tokens that a stream's rows give, by a scheme that draws replacements on the edge."""
+    if isinstance(rows, DraftedRows):
+        judging = rows.judging
+    judgement = judging.judge(rows)
     ids = [drafted.token_id for drafted in judging.block[: judgement.num_accepted]]
     last = judgement.rejection if judgement.next_token is None else judgement.next_token
     return tuple(ids) if last is None else (*ids, int(last))

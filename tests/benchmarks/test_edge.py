@@ -23,6 +23,7 @@ from benchmarks.record import Record, read
 from device_runtime.cli import main
 from device_runtime.protocol.edge_states import Job
 from device_runtime.protocol.errors import ConfigError, ErrorCode
+from device_runtime.protocol.judging import Judging
 from device_runtime.protocol.messages import Begun, Ending, Refusal, Verdict, encode
 from device_runtime.protocol.sampling import to_law
 from edge_server.blocks import num_blocks_for
@@ -314,22 +315,22 @@ def test_as_many_tokens_stand_as_the_acceptance_says() -> None:
     assert (standing(3, 4, 1.0), standing(3, 4, 0.0)) == (4, 0)
 
 
-@pytest.mark.parametrize("batches_laws", [False, True])
+@pytest.mark.parametrize("together", [False, True])
 def test_replayed_rounds_are_judged_and_end_as_they_were_made_up(
-    batches_laws: bool, monkeypatch: pytest.MonkeyPatch
+    together: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = random_engine(SMALL, dtype=torch.float32, device=torch.device("cpu"), max_blocks=60)
-    monkeypatch.setattr(engine, "batches_laws", batches_laws)
+    monkeypatch.setattr(engine, "reads_together", together)
     free = engine.num_free_blocks
     seen: list[int] = []
-    original = edge_replay._judged
+    original = Judging.judge
 
-    def judged(job: Any, rows: Any) -> Any:
-        judgement = original(job, rows)
+    def judge(judging: Judging, rows: Any) -> Any:
+        judgement = original(judging, rows)
         seen.append(judgement.num_accepted)
         return judgement
 
-    monkeypatch.setattr(edge_replay, "_judged", judged)
+    monkeypatch.setattr(Judging, "judge", judge)
     timed = verify_s(engine, 4, 64, 4, alpha=0.7, repeats=3)
     assert sorted(seen) == sorted(standing(number, 4, 0.7) for number in range(16))
     assert timed.tokens_per_round == pytest.approx(sum(seen) / len(seen) + 1)
@@ -338,16 +339,16 @@ def test_replayed_rounds_are_judged_and_end_as_they_were_made_up(
     assert engine.num_free_blocks == free
 
 
-@pytest.mark.parametrize("batches_laws", [False, True])
+@pytest.mark.parametrize("together", [False, True])
 def test_the_edge_s_own_drafts_are_timed_as_it_drafts_them(
-    batches_laws: bool, monkeypatch: pytest.MonkeyPatch
+    together: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cpu = torch.device("cpu")
     engines = [
         random_engine(SMALL, dtype=torch.float32, device=cpu, max_blocks=60) for _ in range(2)
     ]
     for engine in engines:
-        monkeypatch.setattr(engine, "batches_laws", batches_laws)
+        monkeypatch.setattr(engine, "reads_together", together)
     drafting = DraftingEngine(*engines)
     assert drafting_s(drafting, 3, 64, gamma=4, repeats=2) > 0
     assert drafting.num_passes == 3 * 4

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from device_runtime.protocol.edge_session import EdgeSession
 from device_runtime.protocol.edge_states import EdgeFacts, Job, Rows
 from device_runtime.protocol.errors import ConfigError
-from device_runtime.protocol.judging import DraftedRows, Judging
+from device_runtime.protocol.judging import DraftedRows, Judging, written
 from device_runtime.protocol.messages import Begin, Hello, Stream, Tokens, decode, encode
 from device_runtime.protocol.sampling import Sampling, to_law
 from device_runtime.protocol.schemes import SCHEMES
@@ -41,18 +42,18 @@ SAMPLED = Sampling(temperature=0.8, top_p=0.9)
 class TableDrafting:
     """What `DraftingEngine` does, over tables."""
 
-    def rows(self, job: Job) -> Rows:
+    def run(self, job: Job) -> Any:
         judging = job.judging
         assert judging is not None
         while not judging.is_full:
             q = TableRows(Q, Job(judging.tokens, 1), VOCAB)
             judging = judging.drafted(q.law(0, judging.sampling, judging.generated()))
         rows = TableRows(P, Job(judging.tokens, judging.num_rows), VOCAB)
-        return DraftedRows(rows, judging) if judging.block else rows
+        return job.read(DraftedRows(rows, judging) if judging.block else rows)
 
 
 def streamed(
-    run: Callable[[Job], Rows], num_tokens: int, scheme: str, sampling: Sampling,
+    run: Callable[[Job], Any], num_tokens: int, scheme: str, sampling: Sampling,
     *, edge_gamma: int, end_ids: tuple[int, ...] = (), prompt: Sequence[int] = (1,), seed: int = 3,
     num_ids: int = VOCAB, **settings: Any,
 ) -> list[tuple[int, ...]]:  # fmt: skip
@@ -65,8 +66,7 @@ def streamed(
     )
     step = session.receive(encode(begin))
     assert step.job is not None
-    run(step.job) if step.job.judging else None
-    session.commit(TableRows(P, Job((0,), 0), num_ids))
+    session.commit(None)
     step = session.receive(encode(Stream(num_tokens)))
     messages = []
     while step.job is not None:
@@ -92,7 +92,7 @@ def test_the_law_of_a_stream_with_drafts_is_the_llm_s(
 
     def run(_: object, streams: EnumeratedStreams) -> tuple[int, ...]:
         messages = streamed(
-            TableDrafting().rows, 3, scheme, sampling, edge_gamma=gamma, end_ids=(2,),
+            TableDrafting().run, 3, scheme, sampling, edge_gamma=gamma, end_ids=(2,),
             streams_at=streams.at,
         )  # fmt: skip
         return flat(messages)
@@ -113,12 +113,17 @@ def test_where_a_seed_decides_the_text_drafts_change_nothing(scheme: str) -> Non
     num_saved = 0
     for seed in range(20):
         plain = streamed(
-            lambda job: TableRows(P, job, VOCAB), 12, scheme, SAMPLED, edge_gamma=0, seed=seed
+            lambda job: job.read(TableRows(P, job, VOCAB)),
+            12,
+            scheme,
+            SAMPLED,
+            edge_gamma=0,
+            seed=seed,
         )
         assert all(len(ids) == 1 for ids in plain)
         for gamma in (1, 3, 5):
             drafted = streamed(
-                TableDrafting().rows, 12, scheme, SAMPLED, edge_gamma=gamma, seed=seed
+                TableDrafting().run, 12, scheme, SAMPLED, edge_gamma=gamma, seed=seed
             )
             assert flat(drafted) == flat(plain)
             num_saved += len(plain) - len(drafted)
@@ -127,7 +132,7 @@ def test_where_a_seed_decides_the_text_drafts_change_nothing(scheme: str) -> Non
 
 def test_no_more_tokens_than_were_asked_for() -> None:
     for count in range(1, 8):
-        text = flat(streamed(TableDrafting().rows, count, "coupled", SAMPLED, edge_gamma=4))
+        text = flat(streamed(TableDrafting().run, count, "coupled", SAMPLED, edge_gamma=4))
         assert len(text) == count
 
 
@@ -144,15 +149,22 @@ def drafting(make_engine: Callable[..., TorchEngine]) -> DraftingEngine:
     return DraftingEngine(make_engine(), draft)
 
 
-def run_with(engine: Any) -> Callable[[Job], Rows]:
+def run_with(engine: Any) -> Callable[[Job], Any]:
     slot = engine.open()
 
-    def run(job: Job) -> Rows:
-        (rows,) = engine.run([(slot, job)])
-        found: Rows = rows
-        return found
+    def run(job: Job) -> Any:
+        (result,) = engine.run([(slot, job)])
+        return result()
 
     return run
+
+
+def stream_job(judging: Judging, read: Callable[[Rows], Any] | None = None) -> Job:
+    return Job(judging.tokens, 1, read or partial(written, judging), judging)
+
+
+def is_drafted(rows: Rows) -> bool:
+    return isinstance(rows, DraftedRows)
 
 
 @pytest.mark.parametrize("gamma", [1, 4])
@@ -178,15 +190,11 @@ def test_sessions_draft_together_and_write_what_each_writes_alone(
     num_passes = drafting.num_passes
     texts = list(prompts)
     for _ in range(4):
-        jobs = [Job(j.tokens, 1, j) for j in judgings]
-        rows = drafting.run([*zip(slots[:3], jobs, strict=True), (slots[3], Job((1, 2, 3), 2))])
-        assert not isinstance(rows[3], DraftedRows)
-        for i, found in enumerate(rows[:3]):
-            assert isinstance(found, DraftedRows)
-            judgement = found.judging.judge(found)
-            ids = [d.token_id for d in found.judging.block[: judgement.num_accepted]]
-            ids.append(judgement.next_token or judgement.rejection)
-            texts[i] = (*texts[i], *ids)
+        jobs = [*map(stream_job, judgings), Job((1, 2, 3), 2, is_drafted)]
+        *results, device_s = drafting.run(list(zip(slots, jobs, strict=True)))
+        assert not device_s()
+        for i, result in enumerate(results):
+            texts[i] = (*texts[i], *result())
             judgings[i] = replace(judgings[i], tokens=texts[i])
     assert drafting.num_passes - num_passes == 4 * 3
     for prompt, text in zip(prompts, texts, strict=True):
@@ -209,11 +217,11 @@ def test_a_long_prompt_is_read_by_the_draft_model_bit_by_bit(drafting: DraftingE
     slot, prompt = small.open(), tuple(4 + i % 300 for i in range(150))
     judging = Judging(SCHEMES["coupled"], SAMPLED, 150, _key(), prompt, gamma=2)
     assert CATCH_UP_TOKENS >= 150  # or this text would not be drafted at once
-    (rows,) = small.run([(slot, Job(prompt, 1, judging))])
-    assert isinstance(rows, DraftedRows)
+    (result,) = small.run([(slot, stream_job(judging, is_drafted))])
+    assert result()
     long = tuple(4 + i % 300 for i in range(199))  # no room in the draft model's context of 200
-    (rows,) = small.run([(slot, Job(long, 1, replace(judging, tokens=long)))])
-    assert not isinstance(rows, DraftedRows)
+    (result,) = small.run([(slot, stream_job(replace(judging, tokens=long), is_drafted))])
+    assert not result()
     small.drop(slot)
 
 
@@ -225,8 +233,8 @@ def test_catching_up_takes_chunks(
     judging = Judging(SCHEMES["coupled"], SAMPLED, 100, _key(), prompt, gamma=2)
     kinds = []
     for _ in range(3):
-        (rows,) = drafting.run([(slot, Job(prompt, 1, judging))])
-        kinds.append(isinstance(rows, DraftedRows))
+        (result,) = drafting.run([(slot, stream_job(judging, is_drafted))])
+        kinds.append(result())
     assert kinds == [False, False, True]
     drafting.drop(slot)
 
@@ -250,11 +258,11 @@ def test_catching_up_is_bounded_over_all_sessions(
     seen = []
     for _ in range(4):
         read.clear()
-        rows = drafting.run(
-            [(s, Job(j.tokens, 1, j)) for s, j in zip(slots, judgings, strict=True)]
+        results = drafting.run(
+            [(s, stream_job(j, is_drafted)) for s, j in zip(slots, judgings, strict=True)]
         )
         assert sum(read) <= 100 + len(slots) * 2 * 3
-        seen.append([isinstance(own, DraftedRows) for own in rows])
+        seen.append([result() for result in results])
     assert seen[0] == [True, False, False, False]
     assert seen[-1] == [True] * 4
     for slot in slots:
@@ -276,10 +284,10 @@ async def test_streams_with_drafts_fill_a_cache_without_overflowing_it(
     texts = [tuple(4 + (i + k) % 300 for i in range(2 * BLOCK_LEN - 1)) for k in range(5)]
     judgings = [Judging(SCHEMES["coupled"], SAMPLED, 3, _key(), text, gamma=4) for text in texts]
     results = await asyncio.gather(
-        *(scheduler.run(scheduler.open(), Job(j.tokens, 1, j)) for j in judgings)
+        *(scheduler.run(scheduler.open(), stream_job(j, is_drafted)) for j in judgings)
     )
     assert "failed" not in caplog.text
-    assert all(isinstance(rows, DraftedRows) for rows in results)
+    assert all(result() for result in results)
     serving.cancel()
     await asyncio.wait((serving,))
 
@@ -290,9 +298,9 @@ def test_batched_laws_draft_and_judge_the_same_text(
 ) -> None:
     """What happens on a GPU, here on the CPU: the same tokens, drafts and judgements."""
     texts = []
-    for batches_laws in (False, True):
+    for together in (False, True):
         for engine in (drafting.target, drafting.draft):
-            monkeypatch.setattr(engine, "batches_laws", batches_laws)
+            monkeypatch.setattr(engine, "reads_together", together)
         texts.append(
             streamed(
                 run_with(drafting), 24, scheme, SAMPLED, edge_gamma=3, prompt=(5, 77, 200),

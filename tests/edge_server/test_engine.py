@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.edge_passes import model_of
-from device_runtime.protocol.edge_states import Job
+from device_runtime.protocol.edge_states import Job, Rows
+from device_runtime.protocol.law import Floats, Law
 from device_runtime.protocol.sampling import Sampling, to_law
 from edge_server import local_runner as runner_module
 from edge_server.batch import pack as pack_pieces
@@ -64,6 +65,10 @@ def test_a_ragged_batch_gives_the_logits_of_each_text_alone(
         assert distance(logits, alone(engine, tuple(job.tokens), job.num_rows)) < TOLERANCE[dtype]
 
 
+def likeliest(rows: Rows) -> int:
+    return int(rows.law(0, Sampling(temperature=0.0), ()).support()[0])
+
+
 @pytest.mark.parametrize("model_type", ["llama", "gpt2", "mistral", "gemma2"])
 def test_greedy_text_beside_others_equals_generate(
     make_engine: MakeEngine, generated: Generated, model_type: str
@@ -74,10 +79,11 @@ def test_greedy_text_beside_others_equals_generate(
     texts = [tuple(prompt) for prompt in prompts]
     slots = [engine.open() for _ in texts]
     for _ in range(24):
-        jobs = [(slot, Job(tokens, 1)) for slot, tokens in zip(slots, texts, strict=True)]
-        rows = engine.run(jobs)
-        laws = [row.law(0, Sampling(temperature=0.0), ()) for row in rows]
-        texts = [(*t, int(law.support()[0])) for t, law in zip(texts, laws, strict=True)]
+        jobs = [
+            (slot, Job(tokens, 1, likeliest)) for slot, tokens in zip(slots, texts, strict=True)
+        ]
+        results = engine.run(jobs)
+        texts = [(*tokens, result()) for tokens, result in zip(texts, results, strict=True)]
     for prompt, tokens in zip(prompts, texts, strict=True):
         assert list(tokens[len(prompt) :]) == generated(prompt, 24, model_type)
 
@@ -235,12 +241,16 @@ def test_a_text_that_overflows_does_not_reach_others(make_engine: MakeEngine) ->
 
 def test_laws_are_those_of_the_logits_without_the_padding_columns(llama: TorchEngine) -> None:
     tokens, slot = text(30, 10), llama.open()
-    job = Job(tokens, 3)
+    samplings = (Sampling(), Sampling(0.7, top_p=0.9), Sampling(0.0))
+
+    def read(rows: Rows) -> list[Law]:
+        return [rows.law(row, sampling, (1, 2, 2)) for row, sampling in enumerate(samplings)]
+
+    job = Job(tokens, 3, read)
     (logits,) = llama.logits([(slot, job)])
-    (rows,) = llama.run([(slot, job)])
+    (result,) = llama.run([(slot, job)])
     assert logits.shape == (3, NUM_TOKENS + 16)
-    for row, sampling in enumerate([Sampling(), Sampling(0.7, top_p=0.9), Sampling(0.0)]):
-        law = rows.law(row, sampling, (1, 2, 2))
+    for row, (sampling, law) in enumerate(zip(samplings, result(), strict=True)):
         wanted = to_law(logits[row].numpy(), sampling, (1, 2, 2), NUM_TOKENS)
         ids = np.arange(NUM_TOKENS + 16)
         np.testing.assert_allclose(law.prob(ids), wanted.prob(ids), rtol=1e-4, atol=1e-9)
@@ -276,9 +286,12 @@ def test_on_a_gpu_a_ragged_batch_gives_the_logits_of_each_text_alone(
     jobs = [Job(t, min(5, len(t))) for t in texts]
     for job, logits in zip(jobs, engine.logits(list(zip(slots, jobs, strict=True))), strict=True):
         assert distance(logits, alone(engine, tuple(job.tokens), job.num_rows)) < TOLERANCE[dtype]
-    (rows,) = engine.run([(slots[1], jobs[1])])
     (logits,) = engine.logits([(slots[1], jobs[1])])
     sampling = Sampling(0.8, top_p=0.9)
     wanted = to_law(logits[2].cpu().numpy(), sampling, (), NUM_TOKENS)
-    law = rows.law(2, sampling, ())
-    np.testing.assert_allclose(law.prob(wanted.ids), wanted.probs, rtol=0.2, atol=1e-3)
+
+    def read(rows: Rows) -> Floats:
+        return rows.law(2, sampling, ()).prob(wanted.ids)
+
+    (result,) = engine.run([(slots[1], replace(jobs[1], read=read))])
+    np.testing.assert_allclose(result(), wanted.probs, rtol=0.2, atol=1e-3)

@@ -9,7 +9,8 @@ import torch
 from device_runtime.protocol.law import ArrayLaw, Law
 from device_runtime.protocol.sampling import LogitsError, Sampling, to_law
 from device_runtime.protocol.schemes.known_draft import residual
-from edge_server.law import LawBatch, to_laws
+from edge_server.law import LawBatch
+from edge_server.sampling import to_laws
 from edge_server.truncation import largest
 from tests.law_fixture import INF, every_sampling, rows_to_try
 
@@ -87,10 +88,11 @@ def test_a_batch_answers_for_many_rows_as_each_law_does() -> None:
     batch = LawBatch(torch.tensor(weights))
     rows = [3, 0, 3]
     ids, uniforms = rng.integers(-5, 310, (3, 7)), rng.random((3, 7))
-    probs, drawn = batch.prob(rows, ids), batch.draw(rows, uniforms)
+    probs, (drawn, theirs) = batch.prob(rows, ids), batch.draw(rows, uniforms)
     for i, row in enumerate(rows):
         np.testing.assert_array_equal(probs[i], batch[row].prob(ids[i]))
         np.testing.assert_array_equal(drawn[i], batch[row].draw(uniforms[i]))
+        np.testing.assert_array_equal(theirs[i], batch[row].prob(drawn[i]))
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -161,9 +163,10 @@ def test_a_draw_stays_inside_even_if_a_parallel_sum_rounds_up_where_nothing_is(
 
     monkeypatch.setattr(torch.Tensor, "cumsum", rounded)
     uniforms = np.array([[0.5 / sums[0, -1].item(), np.nextafter(1.0, 0.0), 0.2]])
-    drawn = batch.draw([0], uniforms)
+    drawn, probs = batch.draw([0], uniforms)
     assert set(drawn[0].tolist()) <= {0, 3}
     assert drawn[0, 2] == 0
+    assert probs.tolist() == [[0.5, 0.5, 0.5]]
 
 
 @pytest.mark.parametrize("vocab_size", [64, 1_000, 20_011])

@@ -175,7 +175,6 @@ def test_capacities_are_sums() -> None:
     replicas = replicas_of(*engines)
     assert replicas.max_cached == 128
     assert replicas.num_evictions == 3
-    assert not replicas.batches_laws
 
 
 async def test_what_a_lost_replica_had_cached_is_charged_once() -> None:

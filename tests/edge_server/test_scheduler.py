@@ -222,7 +222,9 @@ async def test_the_room_for_an_engine_s_own_drafts_is_planned() -> None:
         engine.gate.clear()
         first = start(scheduler.run(scheduler.open(), Job((1,), 1)))
         await until(lambda: len(engine.batches) == 1)
-        later = start(*(scheduler.run(scheduler.open(), Job(text, 1, judging)) for _ in range(4)))
+        later = start(
+            *(scheduler.run(scheduler.open(), Job(text, 1, judging=judging)) for _ in range(4))
+        )
         await until(lambda: scheduler.num_waiting == 5)
         engine.gate.set()
         await asyncio.gather(*first, *later)

@@ -9,6 +9,7 @@ import socket
 import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
 from device_runtime.protocol.device_session import DeviceSession, Generation
-from device_runtime.protocol.edge_states import Job, Rows
+from device_runtime.protocol.edge_states import Job, Result
 from device_runtime.protocol.sampling import Sampling
 from device_runtime.protocol.schemes import scheme_named
 from edge_server.app import make_app
@@ -41,11 +42,11 @@ class WatchedEngine(TableEngine):
         super().__init__(random_table(NUM_TOKENS, seed=4), context_len=200_000)
         self.given: list[weakref.ref[TableRows]] = []
 
-    def run(self, batch: Sequence[tuple[TableSlot, Job]]) -> list[Rows]:
+    def run(self, batch: Sequence[tuple[TableSlot, Job]]) -> list[Result]:
         super().run(batch)
         rows = [TableRows(self.table, job, NUM_TOKENS) for _, job in batch]
         self.given += [weakref.ref(row) for row in rows]
-        return list(rows)
+        return [partial(job.read, own) for (_, job), own in zip(batch, rows, strict=True)]
 
     @property
     def num_alive(self) -> int:

@@ -86,7 +86,7 @@ def given_to_rows(session: EdgeSession, message: Message) -> list[Sequence[int]]
     given: list[Sequence[int]] = []
     step = session.receive(encode(message))
     while step.job is not None:
-        step = session.commit(Watched(step.job, given))
+        step = session.commit(step.job.read(Watched(step.job, given)))
     return given
 
 

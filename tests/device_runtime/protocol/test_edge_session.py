@@ -155,7 +155,7 @@ def test_a_begin_asks_for_the_prompt_in_the_cache_and_no_rows() -> None:
     session = in_state(State.OPEN)
     step = session.receive(encode(BEGIN))
     assert step == Step(job=Job(PROMPT, 0))
-    reply = session.commit(TableRows(LLM, Job(PROMPT, 0), VOCAB)).reply
+    reply = session.commit(None).reply
     assert reply == encode(Begun(3))
 
 
@@ -199,13 +199,13 @@ def test_a_round_whose_answer_fails_may_come_again() -> None:
     job = session.receive(data).job
     assert job is not None
     with pytest.raises(ArithmeticError):
-        session.commit(FailingRows(LLM, job, VOCAB))
+        job.read(FailingRows(LLM, job, VOCAB))
     assert list(session.tokens.ids) == before
     again = session.receive(data).job
     assert again == job
     undisturbed.receive(data)
-    rows = TableRows(LLM, job, VOCAB)
-    assert session.commit(rows).reply == undisturbed.commit(rows).reply
+    result = job.read(TableRows(LLM, job, VOCAB))
+    assert session.commit(result).reply == undisturbed.commit(result).reply
 
 
 def test_a_rejection_begins_a_new_epoch() -> None:
@@ -250,7 +250,7 @@ def test_a_cancelled_stream_ends_with_the_token_in_hand() -> None:
     step = session.receive(encode(Stream(100)))
     assert step.job is not None
     assert session.receive(encode(Cancel())) == Step()
-    step = session.commit(TableRows(LLM, step.job, VOCAB))
+    step = session.commit(step.job.read(TableRows(LLM, step.job, VOCAB)))
     assert step == Step(encode(Tokens((RIGHT,), last=True)))
     assert session.state is State.OPEN
 
@@ -281,7 +281,7 @@ def test_a_repeated_round_gets_the_same_verdict_without_a_job() -> None:
     message = encode(a_round(RIGHT))
     step = session.receive(message)
     assert step.job is not None
-    reply = session.commit(TableRows(LLM, step.job, VOCAB)).reply
+    reply = session.commit(step.job.read(TableRows(LLM, step.job, VOCAB))).reply
     before = snapshot(session)
     assert session.receive(message) == Step(reply)
     assert snapshot(session) == before

@@ -59,7 +59,7 @@ def written(
     def exchange(data: bytes) -> bytes:
         step = edge.receive(data)
         if step.job is not None:
-            step = edge.commit(parts.rows(LLM, step.job, 2))
+            step = edge.commit(step.job.read(parts.rows(LLM, step.job, 2)))
         assert step.reply is not None
         return step.reply
 
