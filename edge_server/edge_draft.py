@@ -65,6 +65,10 @@ class DraftingEngine:
     def open(self, tenant: bytes = b"") -> TwoSlots:
         return TwoSlots(self.target.open(tenant), self.draft.open(tenant))
 
+    def check(self) -> None:
+        self.target.check()
+        self.draft.check()
+
     def close(self) -> None:
         self.target.close()
         self.draft.close()

@@ -39,7 +39,7 @@ class CacheFullError(TandemError):
 
 
 class TargetEngine(Protocol[S]):
-    """What the scheduler drives. Calls do not overlap, except for `open`."""
+    """What the scheduler drives. Calls do not overlap, except for `open` and `check`."""
 
     @property
     def context_len(self) -> int:
@@ -73,6 +73,10 @@ class TargetEngine(Protocol[S]):
 
     def run(self, batch: Sequence[tuple[S, Job]]) -> list[Result]:
         """Do jobs of different slots in one forward pass."""
+        ...
+
+    def check(self) -> None:
+        """LostRunnerError if no job will ever succeed; may be called while `run` is under way."""
         ...
 
     def close(self) -> None:
@@ -133,6 +137,9 @@ class TorchEngine:
 
     def open(self, tenant: bytes = b"") -> Slot:
         return Slot(tenant)
+
+    def check(self) -> None:
+        self.runner.check()
 
     def close(self) -> None:
         self.runner.close()

@@ -89,7 +89,7 @@ class LawBatch:
 
 
 def _drawn(weights: Tensor, uniforms: Floats) -> tuple[Ids, Floats]:
-    """Ids (n, k) by inverse CDF in id order from weights (n, vocab) and uniforms (n, k); their weights."""
+    """Ids (n, k) by inverse CDF in id order from weights (n, vocab), and their weights (n, k)."""
     cdf = weights.cumsum(1)
     goals = torch.tensor(uniforms, device=cdf.device) * cdf[:, -1:]
     ids = torch.searchsorted(cdf, goals, right=True).clamp_(max=cdf.shape[1] - 1)

@@ -75,6 +75,9 @@ class LocalRunner:
             logits = logits[packed.wanted]
         return logits.to(logits_dtype(logits.dtype))
 
+    def check(self) -> None:
+        pass  # it lives as long as this process
+
     def close(self) -> None:
         pass  # the process keeps the memory for its next model
 

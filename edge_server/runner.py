@@ -48,6 +48,10 @@ class Runner(BlockStore, Protocol):
         """
         ...
 
+    def check(self) -> None:
+        """LostRunnerError if it can be told without a pass that none will ever run again."""
+        ...
+
     def close(self) -> None:
         """Give up what it holds."""
         ...

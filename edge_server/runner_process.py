@@ -130,6 +130,10 @@ class RunnerProcess:
         self._ask(Kind.RUN, offset, len(memory), *written_pieces(pieces))
         return tensor_in(memory, shape, dtype)
 
+    def check(self) -> None:
+        if self._process.poll() is not None:
+            raise self._lost()
+
     def close(self) -> None:
         self._pipe.close()  # its loop ends with that
         try:

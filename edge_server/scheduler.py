@@ -25,6 +25,9 @@ from edge_server.runner import LostRunnerError
 
 S = TypeVar("S")
 
+CHECK_S = 1.0
+"""How often an engine is looked at, which may be lost while it is idle."""
+
 DOUBT_S = 10.0
 """How long an engine whose last job failed is taken for unhealthy, if nobody tries it."""
 
@@ -115,6 +118,7 @@ class Scheduler(Generic[S]):
         self._closing: list[S] = []
         self._num_evictions = 0
         self._wake = asyncio.Event()
+        self._loss: LostRunnerError | None = None
         self.seconds_per_job = 0.0
         """Of late, of the engine's time."""
         self.num_open = 0
@@ -171,12 +175,15 @@ class Scheduler(Generic[S]):
     async def serve(self) -> None:
         """Run batches until cancelled; a batch in hand is finished first."""
         thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        watch = asyncio.create_task(self._watch())
         try:
             while True:
                 await self._wake.wait()
                 self._wake.clear()
                 while self._tidy():
                     await self._run_batch(thread)
+                if self._loss is not None:
+                    raise self._loss
         except Exception:
             self.stopped = True
             for request in self._waiting:
@@ -184,6 +191,7 @@ class Scheduler(Generic[S]):
                     request.result.set_exception(StoppedError())
             raise
         finally:
+            watch.cancel()
             for request in self._waiting:
                 request.result.cancel()
             self._waiting.clear()
@@ -191,6 +199,16 @@ class Scheduler(Generic[S]):
             await asyncio.to_thread(thread.shutdown)
             if self.stopped:
                 self.over.set()
+
+    async def _watch(self) -> None:
+        """Notice an engine's loss also when nobody has a job for it."""
+        while self._loss is None:
+            await asyncio.sleep(CHECK_S)
+            try:
+                self.engine.check()
+            except LostRunnerError as error:
+                self._loss = error
+                self._wake.set()
 
     def _tidy(self) -> bool:
         """Free slots and drop what nobody waits for; whether a job is left. The engine is idle."""

@@ -11,6 +11,7 @@ from functools import partial
 
 from device_runtime.protocol.edge_states import EdgeFacts, Job, Result
 from edge_server.engine import common_prefix_len
+from edge_server.runner import LostRunnerError
 from tests.table_model import Table, TableRows, vocabulary_hash
 
 
@@ -38,6 +39,7 @@ class TableEngine:
         """Raised by every batch that holds a job with the token `poison`."""
         self.poison = -1
         self.closed = False
+        self.lost = False
         self._running = False
 
     def open(self, tenant: bytes = b"") -> TableSlot:
@@ -70,6 +72,10 @@ class TableEngine:
             return [partial(job.read, TableRows(self.table, job, num_ids)) for _, job in batch]
         finally:
             self._running = False
+
+    def check(self) -> None:
+        if self.lost:
+            raise LostRunnerError("gone")
 
     def close(self) -> None:
         self.closed = True

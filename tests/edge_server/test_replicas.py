@@ -154,6 +154,23 @@ async def test_the_last_replica_that_is_lost_is_told() -> None:
         assert not replicas.healthy
 
 
+async def test_a_replica_that_is_lost_while_nobody_needs_it_is_noticed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("edge_server.scheduler.CHECK_S", 0.01)
+    engine, other = TableEngine(TABLE), TableEngine(TABLE)
+    replicas = replicas_of(engine, other)
+    place = replicas.open()
+    async with serving(replicas):
+        engine.lost = True
+        await asyncio.wait_for(replicas.schedulers[0].over.wait(), 5)
+        assert replicas.stopped and replicas.healthy
+        await replicas.run(place, Job((1, 2), 1))
+        assert len(other.batches) == 1
+        other.lost = True
+        await asyncio.wait_for(replicas.none_left(), 5)
+
+
 async def test_a_batch_that_failed_puts_no_replica_aside() -> None:
     """It may have been the job's fault, and only a next one tells that all is well."""
     first, second = TableEngine(TABLE), TableEngine(TABLE)

@@ -146,7 +146,11 @@ def test_a_process_that_died_is_an_error_that_says_so(checkpoint: Callable[[str]
     process = start(checkpoint("llama"), dtype=torch.float32)
     process.wait_until_ready()
     assert process.run([Piece((1,), 0, (1,), 1)]).dtype == torch.float32
+    process.check()
     os.kill(process._process.pid, signal.SIGKILL)
+    process._process.wait(10)
+    with pytest.raises(LostRunnerError, match="runs llama ended with status -9"):
+        process.check()
     for _ in range(2):
         with pytest.raises(LostRunnerError, match="runs llama ended with status -9"):
             process.run([Piece((1,), 0, (1,), 1)])
