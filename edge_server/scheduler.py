@@ -182,8 +182,7 @@ class Scheduler(Generic[S]):
                 self._wake.clear()
                 while self._tidy():
                     await self._run_batch(thread)
-                if self._loss is not None:
-                    raise self._loss
+                self._raise_loss()
         except Exception:
             self.stopped = True
             for request in self._waiting:
@@ -209,6 +208,10 @@ class Scheduler(Generic[S]):
             except LostRunnerError as error:
                 self._loss = error
                 self._wake.set()
+
+    def _raise_loss(self) -> None:
+        if self._loss is not None:
+            raise self._loss
 
     def _tidy(self) -> bool:
         """Free slots and drop what nobody waits for; whether a job is left. The engine is idle."""

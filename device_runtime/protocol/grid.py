@@ -53,6 +53,12 @@ class Grid:
         floor: Indices = np.maximum((bits >> self._shift) - self._offset, 0)
         return floor
 
+    def rounded(self, values: Floats) -> tuple[Indices, Floats]:
+        """`floor` of values (n,) in [0, 1], and the levels there."""
+        kept = np.ascontiguousarray(values, np.float64).view(np.int64) >> self._shift
+        indices = np.maximum(kept - self._offset, 0)
+        return indices, np.where(indices == 0, 0.0, (kept << self._shift).view(np.float64))
+
     def floor_of(self, value: float) -> int:
         """The same for one value."""
         bits: int = _AS_INTEGER(_AS_DOUBLE(value))[0]

@@ -49,7 +49,7 @@ class ArrayLaw:
     so that what is drawn, judged and subtracted is one law.
     """
 
-    __slots__ = ("_block_cdf", "_cdf", "_mass", "_probs", "_weights", "ids")
+    __slots__ = ("_block_cdf", "_cdf", "_drawn", "_mass", "_probs", "_weights", "ids")
 
     def __init__(self, ids: Ids, weights: Weights) -> None:
         """weights (n,) ≥ 0, not all 0; they are normalised and zeros are dropped.
@@ -69,6 +69,8 @@ class ArrayLaw:
         self._mass = float(block_cdf[-1])
         self._probs: Floats | None = None
         self._cdf: Floats | None = None
+        self._drawn: tuple[Ids, Ids] | None = None
+        """The last draws and their places: their probabilities are asked for next."""
 
     @classmethod
     def dense(cls, weights: Weights) -> ArrayLaw:
@@ -91,6 +93,8 @@ class ArrayLaw:
     def prob(self, ids: Ids) -> Floats:
         if ids is self.ids:
             return self.probs
+        if self._drawn is not None and ids is self._drawn[0]:
+            return _over(self._weights.take(self._drawn[1], mode="clip"), self._mass)
         first, num_ids = self.ids[0], len(self.ids)
         if self.ids[-1] - first == num_ids - 1:  # a run without gaps
             at = ids - first
@@ -116,7 +120,10 @@ class ArrayLaw:
                 self._cdf = self._weights.cumsum(dtype=np.float64)
             # Scaled by the last sum, so that rounding cannot push a draw past the end.
             at = self._cdf.searchsorted(uniforms * self._cdf[-1], side="right")
-        return self.ids.take(at, mode="clip")
+        drawn = self.ids.take(at, mode="clip")
+        drawn.setflags(write=False)
+        self._drawn = drawn, at
+        return drawn
 
     def _position(self, goal: float) -> int:
         """The same search in two steps: a few draws do not pay for the sums of all ids."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import IntEnum
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -41,21 +42,24 @@ class Purpose(IntEnum):
     ACCEPT = 1
     NEXT_TOKEN = 2
     DRAW = 3
-    UNCONDITIONAL = 4
     RESIDUAL = 5
     SHARED_NOISE = 6
     EDGE_DRAFT = 7
 
 
-def stream_key(*words: int) -> int:
-    """One 64-bit key of a stream from the words that name it."""
-    key = 0
+def stream_key(*words: int, onto: int = 0) -> int:
+    """One 64-bit key of a stream from the words that name it; onto: the key of those before them."""
+    key = onto
     for word in words:
         z = ((key ^ (word & _WORD)) + GOLDEN_GAMMA) & _WORD
         z = ((z ^ (z >> 30)) * MIX_1) & _WORD
         z = ((z ^ (z >> 27)) * MIX_2) & _WORD
         key = z ^ (z >> 31)
     return key
+
+
+_place_key = lru_cache(maxsize=64)(stream_key)
+"""A place that is judged is mostly asked for several streams, one after the other."""
 
 
 def stream_bits(key: int, counters: NDArray[np.int64]) -> NDArray[np.uint64]:
@@ -70,6 +74,9 @@ def _steps(counters: NDArray[np.int64]) -> NDArray[np.uint64]:
 
 _FIRST_STEPS = _steps(np.arange(1024))
 """A stream's first values are most of what is ever asked for."""
+_READ_AHEAD = 64
+"""So many values cost about what two cost: the calls."""
+_NONE = np.empty(0)
 
 
 def _mixed(key: int, steps: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -88,7 +95,8 @@ def stream_uniforms(key: int, first: int, count: int) -> Floats:
     near = last <= len(_FIRST_STEPS)
     bits = _mixed(key, _FIRST_STEPS[first:last] if near else _steps(np.arange(first, last)))
     bits >>= _SHIFT_TO_53
-    return bits.astype(np.float64) * 2.0**-53
+    uniforms: Floats = bits * 2.0**-53
+    return uniforms
 
 
 def stream_uniform(key: int, counter: int) -> float:
@@ -144,13 +152,17 @@ Streams = Callable[[Purpose, int], Coins]
 def keyed_coins(key: int, first: int = 0) -> UniformCoins:
     """Coins that read the stream `key` from value `first` on."""
     position = first
+    ahead: Floats = _NONE
 
     def source(count: int) -> Floats:
-        nonlocal position
+        nonlocal position, ahead
         start, position = position, position + count
-        if count == 1:  # a coin, as most are
+        if count == 1 and not len(ahead):  # a coin, as most are
             return np.array([stream_uniform(key, start)])
-        return stream_uniforms(key, start, count)
+        if count > len(ahead):
+            ahead = stream_uniforms(key, start, max(count, _READ_AHEAD))
+        taken, ahead = ahead[:count], ahead[count:]
+        return taken
 
     return UniformCoins(source)
 
@@ -159,8 +171,8 @@ def edge_streams(seed: int, epoch: int, round_number: int, position: int) -> Str
     """The edge's coins at a position, keyed by (seed, epoch, round, position, purpose)."""
 
     def stream(purpose: Purpose, first: int) -> Coins:
-        key = stream_key(seed, epoch, round_number, position, purpose)
-        return keyed_coins(key, first)
+        place = _place_key(seed, epoch, round_number, position)
+        return keyed_coins(stream_key(purpose, onto=place), first)
 
     return stream
 

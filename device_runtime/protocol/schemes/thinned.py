@@ -51,12 +51,11 @@ class DssdThinned(IndexTest):
         if ask.whole_row:
             return PackedRow.of(p, Rounding(self.grid, 0), streams)
         count = min(max(1, ask.num_draws), MAX_DRAWS)
-        drawn = streams(Purpose.DRAW, ask.first).draw(p, count)
+        coins = streams(Purpose.DRAW, 2 * ask.first)  # two values a draw
+        drawn = coins.draw(p, count)
         probs = p.prob(drawn)
-        indices = self.grid.floor(probs)
-        unconditional = streams(Purpose.UNCONDITIONAL, ask.first).flip(
-            1.0 - self.grid.level(indices) / probs
-        )
+        indices, levels = self.grid.rounded(probs)
+        unconditional = coins.flip(1.0 - levels / probs)
         columns = (drawn.tolist(), indices.tolist(), unconditional.tolist())
         found: dict[int, list[int]] = {}  # plain integers: faster than numpy for a few dozen
         for token_id, index, is_unconditional in zip(*columns, strict=True):
@@ -145,7 +144,7 @@ def best_low_bits(gaps: Sequence[int]) -> int:
     """The Golomb parameter with the fewest bits for these gaps, looked for around their mean."""
 
     def num_bits(low_bits: int) -> int:
-        heads = sum([((gap >> low_bits) + 1).bit_length() for gap in gaps])
+        heads = sum(map(int.bit_length, [(gap >> low_bits) + 1 for gap in gaps]))
         return 2 * heads + len(gaps) * low_bits
 
     middle = (sum(gaps) // max(1, len(gaps))).bit_length()

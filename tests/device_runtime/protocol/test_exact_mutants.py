@@ -61,7 +61,7 @@ class NothingUnconditional(DssdThinned):
     def reject(self, p: Law, drafted: Drafted, place: Place, streams: Streams, ask: Ask) -> object:
         def silenced(purpose: Purpose, first: int) -> Coins:
             coins = streams(purpose, first)
-            return NeverTrue(coins) if purpose is Purpose.UNCONDITIONAL else coins
+            return NeverTrue(coins) if purpose is Purpose.DRAW else coins
 
         return super().reject(p, drafted, place, silenced, ask)
 

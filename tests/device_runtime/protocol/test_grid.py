@@ -31,6 +31,14 @@ def test_a_level_is_its_own_floor_and_ceiling(grid: Grid) -> None:
 
 
 @any_grid
+def test_rounding_gives_the_floor_and_its_level(grid: Grid) -> None:
+    values = np.concatenate(([0.0, 2.0**-40, 1.0], np.random.default_rng(1).random(50) ** 9))
+    indices, levels = grid.rounded(values)
+    assert indices.tolist() == grid.floor(values).tolist()
+    assert levels.tolist() == grid.level(indices).tolist()
+
+
+@any_grid
 @given(st.floats(0, 1))
 def test_rounding_brackets_the_value_by_neighbours(grid: Grid, value: float) -> None:
     below, above = grid.floor_of(value), grid.ceil_of(value)

@@ -76,7 +76,13 @@ def test_draws_from_large_laws_are_the_same_however_many_are_asked_for(
     uniforms[0] = JUST_BELOW_1
     expected = np.searchsorted(np.cumsum(weights) / weights.sum(), uniforms, side="right")
     expected[0] = np.flatnonzero(weights)[-1]
-    np.testing.assert_array_equal(laws.law(weights).draw(uniforms), expected)
+    law = laws.law(weights)
+    drawn = law.draw(uniforms)
+    np.testing.assert_array_equal(drawn, expected)
+    law.draw(uniforms[:1])
+    np.testing.assert_array_equal(law.prob(drawn), law.prob(drawn.copy()))
+    again = law.draw(uniforms[::-1].copy())
+    np.testing.assert_array_equal(law.prob(again), law.prob(again.copy()))
 
 
 def test_a_few_draws_by_block_cover_every_id_in_turn() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from device_runtime.protocol.grid import GRID
-from device_runtime.protocol.law import ArrayLaw
+from device_runtime.protocol.law import ArrayLaw, Floats, Ids
 from device_runtime.protocol.randomness import (
     Purpose,
     device_coins,
@@ -68,6 +68,31 @@ def test_coins_flipped_one_by_one_are_those_flipped_together() -> None:
     chances = np.full(64, 0.5)
     flips = [bool(one_by_one.flip(chances[:1])[0]) for _ in chances]
     assert flips == together.flip(chances).tolist()
+
+
+def test_a_stream_is_the_same_however_it_is_read() -> None:
+    """One value, a few, more than are read ahead: each is that of its place."""
+    sizes = (1, 1, 5, 60, 1, 200, 3, 1)
+    for first in (0, 7, 1020):
+        law = Uniforms()
+        coins = edge_streams(1, 2, 3, 4)(Purpose.DRAW, first)
+        for size in sizes:
+            coins.draw(law, size)
+        key = stream_key(1, 2, 3, 4, Purpose.DRAW)
+        expected = stream_uniforms(key, first, sum(sizes))
+        np.testing.assert_array_equal(np.concatenate(law.asked), expected)
+
+
+class Uniforms(ArrayLaw):
+    """Remembers the uniforms it was given."""
+
+    def __init__(self) -> None:
+        super().__init__(np.arange(2), np.ones(2))
+        self.asked: list[Floats] = []
+
+    def draw(self, uniforms: Floats) -> Ids:
+        self.asked.append(uniforms)
+        return super().draw(uniforms)
 
 
 def test_gumbel_noise_has_no_ties_at_a_large_vocabulary() -> None:
