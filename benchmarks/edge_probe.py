@@ -27,7 +27,7 @@ from device_runtime.protocol.law import Law
 from device_runtime.protocol.sampling import Sampling
 from edge_server.config import EdgeConfig
 from edge_server.engines import start
-from edge_server.scheduler import Ran
+from edge_server.job_times import Ran
 from edge_server.server import build
 from edge_server.state import EDGE
 
@@ -93,13 +93,14 @@ class ProbedEngine:
     def __init__(self, engine: Any, accounts: Accounts) -> None:
         self._engine = engine
         self._accounts = accounts
+        self._reads_together = getattr(engine, "target", engine).reads_together
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
 
     def run(self, batch: Sequence[tuple[Any, Job]]) -> list[Result]:
         accounts = self._accounts
-        if not torch.cuda.is_available():  # on a GPU laws are made in here
+        if not self._reads_together:  # or laws are made in here
             batch = [
                 (slot, replace(job, read=partial(self._timed, job.read))) for slot, job in batch
             ]

@@ -25,12 +25,13 @@ from edge_server.engine import TargetEngine
 from edge_server.failures import describe
 from edge_server.front import Front
 from edge_server.http_errors import draining, json_errors
+from edge_server.job_times import Ran
 from edge_server.logs import REQUEST
 from edge_server.metrics import CONTENT_TYPE, Metrics
 from edge_server.openai_requests import MAX_BODY_BYTES
 from edge_server.openapi import describe_api
 from edge_server.replicas import Replicas
-from edge_server.scheduler import BusyError, Ran, Scheduler
+from edge_server.scheduler import BusyError, Scheduler
 from edge_server.sessions import BUSY_RETRY_S, Registry
 from edge_server.state import EDGE, Edge, Probes
 from edge_server.status import STATUS_PATH, Status

@@ -24,8 +24,9 @@ from edge_server.endings import OverError, cancelled, deadline, idle, reason_of
 from edge_server.failures import describe
 from edge_server.front import PACE_S, Front
 from edge_server.inbox import Inbox, binary
+from edge_server.job_times import JobTimes
 from edge_server.logs import SESSION
-from edge_server.scheduler import BusyError, JobTimes
+from edge_server.scheduler import BusyError
 from edge_server.sessions import Held, Registry
 
 S = TypeVar("S")
@@ -163,14 +164,17 @@ class Connection(Generic[S]):
             await self._receive(data, received_s)
         except RemoteError as error:
             await self._refuse(error)
+            return
         except (OverError, ConnectionError):
             raise
         except Exception as error:  # noqa: BLE001 -- one session's bug must not end the others
             logger.error("session %d: %s", self._number, describe(error))  # noqa: TRY400
-            await self._send(encode(Refusal(ErrorCode.INTERNAL)))
-            raise OverError(WSCloseCode.INTERNAL_ERROR, b"internal error") from None
         else:
             self._num_refusals = 0
+            return
+        # Out of the handler: the error may hold the rows of a batch, and a slow reader block the send.
+        await self._send(encode(Refusal(ErrorCode.INTERNAL)))
+        raise OverError(WSCloseCode.INTERNAL_ERROR, b"internal error")
 
     async def _receive(self, received: bytes | None, received_s: float) -> None:
         data = binary(received)

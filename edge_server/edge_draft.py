@@ -15,6 +15,7 @@ from functools import partial
 from device_runtime.protocol.edge_states import Job, Result, Rows
 from device_runtime.protocol.errors import ConfigError
 from device_runtime.protocol.judging import DraftedRows, Judging
+from device_runtime.protocol.sampling import LogitsError
 from device_runtime.protocol.schemes.on_edge import OnEdge
 from device_runtime.protocol.vocabulary import Entry
 from edge_server.checkpoint import Checkpoint
@@ -110,8 +111,12 @@ class DraftingEngine:
         while going := [slot for slot, own in blocks.items() if not own.is_full]:
             jobs = [(slot, Job(texts[slot], 1, partial(_drafted, blocks[slot]))) for slot in going]
             for slot, result in zip(going, self._run_draft(jobs), strict=True):
-                blocks[slot] = result()
-                texts[slot] = (*texts[slot], blocks[slot].tokens[-1])
+                try:
+                    blocks[slot] = result()
+                except LogitsError:  # of the draft model: its stream goes on without drafts
+                    del blocks[slot]
+                else:
+                    texts[slot] = (*texts[slot], blocks[slot].tokens[-1])
         return blocks
 
     def _run_draft(self, jobs: Sequence[tuple[Slot, Job]]) -> list[Result]:

@@ -1,4 +1,4 @@
-"""The engine: jobs of many sessions in, rows of logits out, one forward pass per batch.
+"""The engine: jobs of many sessions in, their results out, one forward pass per batch.
 
 A slot is what the engine remembers of a session: the tokens whose keys and values are in the
 cache, and the blocks that hold them. A job names all its tokens; the engine keeps the common

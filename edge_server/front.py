@@ -8,9 +8,10 @@ from typing import Generic, TypeVar
 from device_runtime.protocol.edge_states import Job, Outcome, Result
 from edge_server.admission import Admission
 from edge_server.auth import Identity
+from edge_server.job_times import JobTimes
 from edge_server.metrics import Metrics
 from edge_server.replicas import Place, Replicas
-from edge_server.scheduler import BusyError, JobTimes
+from edge_server.scheduler import BusyError
 from edge_server.tally import Tally
 from edge_server.trace import Trace
 

@@ -16,7 +16,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from edge_server.admission import RateError
-from edge_server.scheduler import BusyError, Ran
+from edge_server.job_times import Ran
+from edge_server.scheduler import BusyError
 from edge_server.status import Status
 from edge_server.tally import Tally
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from device_runtime.protocol.edge_states import Job, Result
-from edge_server.scheduler import BusyError, JobTimes, Scheduler, StoppedError
+from edge_server.job_times import JobTimes
+from edge_server.scheduler import BusyError, Scheduler, StoppedError
 
 S = TypeVar("S")
 

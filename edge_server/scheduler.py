@@ -1,7 +1,8 @@
 """Continuous batching: the next batch starts as soon as the last one ends.
 
-One thread runs the engine; everything else happens on the event loop, between batches. So calls of
-the engine never overlap, and sessions need no locks.
+One thread runs the engine, and with it, on a GPU, what jobs read off their rows; that touches nothing
+of a session. Everything else happens on the event loop. So calls of the engine never overlap, and
+sessions need no locks.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from device_runtime.protocol.errors import ErrorCode, RemoteError, TandemError
 from edge_server.blocks import BLOCK_LEN
 from edge_server.engine import TargetEngine
 from edge_server.failures import describe
+from edge_server.job_times import Done, JobTimes, Ran
 from edge_server.plan import ROUND_TOKENS, Limits, Share, Waiting, plan
 from edge_server.runner import LostRunnerError
 
@@ -44,39 +46,6 @@ class BusyError(RemoteError):
 
 class StoppedError(TandemError):
     """The scheduler has ended: no job of it runs any more, until the server is started again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """A job that has its result."""
-
-    is_prompt: bool
-    """Whether it wanted none: the text had to be cached."""
-    waited_s: float
-    """From when it came to when its last batch began."""
-    seconds: float
-    """From when it came to the end of that batch."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ran:
-    """What a batch was, for those who count."""
-
-    num_jobs: int
-    num_tokens: int
-    """New ones, which the model ran."""
-    seconds: float
-    done: tuple[Done, ...]
-    """The jobs that it finished."""
-
-
-@dataclass(slots=True)
-class JobTimes:
-    """Where a job's time went; a long prompt waits and runs once for each of its chunks."""
-
-    queue_s: float = 0.0
-    engine_s: float = 0.0
-    """Of its batches, which other jobs shared."""
 
 
 @dataclass(slots=True, eq=False)
@@ -118,7 +87,7 @@ class Scheduler(Generic[S]):
         self._closing: list[S] = []
         self._num_evictions = 0
         self._wake = asyncio.Event()
-        self._loss: LostRunnerError | None = None
+        self._loss: Exception | None = None
         self.seconds_per_job = 0.0
         """Of late, of the engine's time."""
         self.num_open = 0
@@ -180,7 +149,7 @@ class Scheduler(Generic[S]):
             while True:
                 await self._wake.wait()
                 self._wake.clear()
-                while self._tidy():
+                while self._loss is None and self._tidy():
                     await self._run_batch(thread)
                 self._raise_loss()
         except Exception:
@@ -205,7 +174,7 @@ class Scheduler(Generic[S]):
             await asyncio.sleep(CHECK_S)
             try:
                 self.engine.check()
-            except LostRunnerError as error:
+            except Exception as error:  # noqa: BLE001 -- nobody can tell what it still does
                 self._loss = error
                 self._wake.set()
 
@@ -282,13 +251,15 @@ class Scheduler(Generic[S]):
             if len(jobs) == 1:
                 self._doubted_until_s = self._clock() + DOUBT_S
                 return [error]
-            alone = [await self._results(thread, [job]) for job in jobs]
-            results = [result for (result,) in alone]
-            if not all(isinstance(result, Exception) for result in results):
-                self._doubted_until_s = 0.0
-            return results
-        self._doubted_until_s = 0.0
-        return found
+        else:
+            self._doubted_until_s = 0.0
+            return found
+        # Out of the handler: the error holds the batch's tensors, and memory may be what was lacking.
+        alone = [await self._results(thread, [job]) for job in jobs]
+        results = [result for (result,) in alone]
+        if not all(isinstance(result, Exception) for result in results):
+            self._doubted_until_s = 0.0
+        return results
 
     def _run_engine(self, jobs: Sequence[tuple[S, Job]]) -> list[Result]:
         """In the engine's thread. A future cannot hold StopIteration: it would never be done."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from device_runtime.protocol.messages import Kind
-from edge_server.scheduler import JobTimes
+from edge_server.job_times import JobTimes
 
 logger = logging.getLogger(__name__)
 

@@ -95,7 +95,7 @@ def stream_uniforms(key: int, first: int, count: int) -> Floats:
     near = last <= len(_FIRST_STEPS)
     bits = _mixed(key, _FIRST_STEPS[first:last] if near else _steps(np.arange(first, last)))
     bits >>= _SHIFT_TO_53
-    uniforms: Floats = bits * 2.0**-53
+    uniforms: Floats = np.multiply(bits, 2.0**-53, dtype=np.float64)
     return uniforms
 
 

@@ -27,6 +27,7 @@ from edge_server.engine import TorchEngine
 from edge_server.engines import find_models, make_engine
 from edge_server.facts import read_tokens
 from edge_server.local_runner import LocalRunner
+from edge_server.runner import LostRunnerError
 from edge_server.scheduler import Scheduler
 from tests.edge_server.conftest import CACHE_BYTES
 from tests.exact_law import EnumeratedStreams, enumerate_law
@@ -325,3 +326,40 @@ def test_both_models_share_the_memory(checkpoint: Callable[..., Any]) -> None:
     with pytest.raises(ConfigError, match="differ"):
         find_models(opened, [tokens[1], tokens[0], *tokens[2:]], str(folder))
     assert END_ID < NUM_TOKENS
+
+
+def test_a_text_that_the_draft_model_has_no_law_for_goes_on_without_drafts(
+    drafting: DraftingEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [(5, 77, 200), (300, 12, 99)]
+    judgings = [Judging(SCHEMES["coupled"], SAMPLED, 3, _key(), text, gamma=3) for text in texts]
+    slots = [drafting.open() for _ in texts]
+    original = drafting.draft.logits
+
+    def logits(batch: Sequence[tuple[Any, Job]]) -> list[torch.Tensor]:
+        rows = original(batch)
+        bad = [job.tokens[0] == 5 and len(job.tokens) == 4 for _, job in batch]
+        return [row * torch.nan if is_bad else row for row, is_bad in zip(rows, bad, strict=True)]
+
+    monkeypatch.setattr(drafting.draft, "logits", logits)
+    for together in (False, True):
+        for engine in (drafting.target, drafting.draft):
+            monkeypatch.setattr(engine, "reads_together", together)
+        jobs = [stream_job(judging, is_drafted) for judging in judgings]
+        results = drafting.run(list(zip(slots, jobs, strict=True)))
+        assert [result() for result in results] == [False, True]
+    for slot in slots:
+        drafting.drop(slot)
+
+
+@pytest.mark.parametrize("which", ["target", "draft"])
+def test_the_loss_of_either_model_is_the_engine_s(
+    drafting: DraftingEngine, monkeypatch: pytest.MonkeyPatch, which: str
+) -> None:
+    def lost() -> None:
+        raise LostRunnerError("gone")
+
+    drafting.check()
+    monkeypatch.setattr(getattr(drafting, which).runner, "check", lost)
+    with pytest.raises(LostRunnerError, match="gone"):
+        drafting.check()

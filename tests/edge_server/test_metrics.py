@@ -18,8 +18,9 @@ from device_runtime.protocol.schemes import scheme_named
 from device_runtime.protocol.schemes.base import Ask
 from edge_server.app import make_app
 from edge_server.config import EdgeConfig
+from edge_server.job_times import Done, Ran
 from edge_server.metrics import Metrics, Usage
-from edge_server.scheduler import BusyError, Done, Ran
+from edge_server.scheduler import BusyError
 from edge_server.state import EDGE, Edge
 from edge_server.status import GpuStatus, Status
 from edge_server.tally import Tally

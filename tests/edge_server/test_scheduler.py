@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import gc
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
 
-from device_runtime.protocol.edge_states import Job
+from device_runtime.protocol.edge_states import Job, Result
 from device_runtime.protocol.judging import Judging
 from device_runtime.protocol.sampling import Sampling
 from device_runtime.protocol.schemes import scheme_named
@@ -116,6 +118,48 @@ async def test_the_job_of_a_vanished_session_is_dropped() -> None:
         engine.gate.set()
         await asyncio.gather(waiting, other, survivor)
     assert [job.tokens for batch in engine.batches for job in batch] == [(1,), (2,), (3,), (5,)]
+
+
+class FullError(Exception):
+    pass
+
+
+class RunsOutOfMemory(TableEngine):
+    """Fails with two jobs or more; notes whether the error is still there at the next try."""
+
+    def __init__(self) -> None:
+        super().__init__(ENGINE_TABLE)
+        self.error: weakref.ref[Exception] | None = None
+        self.was_held: list[bool] = []
+
+    def run(self, batch: Sequence[tuple[TableSlot, Job]]) -> list[Result]:
+        if len(batch) > 1:
+            raise self._noted(FullError())
+        if self.error is not None:
+            self.was_held.append(self.error() is not None)
+        return super().run(batch)
+
+    def _noted(self, error: Exception) -> Exception:
+        self.error = weakref.ref(error)
+        return error
+
+
+async def test_a_failed_batch_gives_its_memory_back_before_its_jobs_are_tried_alone() -> None:
+    engine = RunsOutOfMemory()
+    scheduler = a_scheduler(engine)
+    gc.disable()
+    try:
+        async with serving(scheduler):
+            engine.gate.clear()
+            first = start(scheduler.run(scheduler.open(), Job((1,), 1)))
+            await until(lambda: len(engine.batches) == 1)
+            jobs = start(*(scheduler.run(scheduler.open(), Job((i,), 1)) for i in (2, 3)))
+            await until(lambda: scheduler.num_waiting == 3)
+            engine.gate.set()
+            await asyncio.gather(*first, *jobs)
+    finally:
+        gc.enable()
+    assert engine.was_held == [False, False]
 
 
 async def test_a_failure_is_only_the_job_s_that_causes_it() -> None:

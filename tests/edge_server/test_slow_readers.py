@@ -186,6 +186,27 @@ async def test_a_client_of_a_stream_that_does_not_read_is_dropped(served: Served
     assert 'error_type=""' not in text
 
 
+async def test_a_completion_that_waits_for_its_client_holds_no_rows(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from aiohttp import web
+
+    blocked = asyncio.Event()
+
+    async def block(self: web.StreamResponse, data: bytes) -> None:
+        blocked.set()
+        await asyncio.sleep(10)
+
+    monkeypatch.setattr(web.StreamResponse, "write", block)
+    body = a_body(stream=True, logprobs=2, max_tokens=20)
+    answer = await served.client.post("/v1/completions", json=body)
+    await asyncio.wait_for(blocked.wait(), 5)
+    assert len(served.engine.given) >= 2
+    await asyncio.sleep(0.05)
+    assert served.engine.num_alive == 0
+    answer.close()
+
+
 async def test_a_stream_s_last_words_have_their_time_too(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
