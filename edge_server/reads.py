@@ -46,31 +46,27 @@ class BatchRows:
         self.num_ids = num_ids
         self.next_ids = tokens[len(tokens) - len(logits) + 1 :]
         """What the text itself has after each row but the last."""
-        self._laws: dict[tuple[int, Sampling, int], TorchLaw | LogitsError] = {}
+        self._laws: dict[tuple[int, Sampling], TorchLaw | LogitsError] = {}
 
     def law(self, row: int, sampling: Sampling, generated: Generated) -> Law:
         """The laws of the rows behind it are made at once, as if the text's own tokens stood."""
-        if _key(row, sampling, generated) not in self._laws:
+        if (row, sampling) not in self._laws:
             counted = self._counted(row, sampling, generated)
             found = ask(Question(_laws, None, _Wanted(self, row, sampling, counted)))
             for later, law in enumerate(found):
-                self._laws[_key(row + later, sampling, counted[later])] = law
-        law = self._laws[_key(row, sampling, generated)]
+                self._laws[row + later, sampling] = law
+        law = self._laws[row, sampling]
         if isinstance(law, LogitsError):
             raise LogitsError(law.rows)
         return law
 
     def _counted(self, row: int, sampling: Sampling, generated: Generated) -> list[Generated]:
-        """The tokens that penalties count, for each row from this one on."""
+        """The tokens that penalties count, for each row from this one on: views of one copy."""
         later = range(len(self.logits) - row)
         if not sampling.penalises:
             return [generated for _ in later]
-        return [(*generated, *self.next_ids[row : row + i]) for i in later]
-
-
-def _key(row: int, sampling: Sampling, generated: Generated) -> tuple[int, Sampling, int]:
-    # The tokens that penalties count at a row differ in number alone.
-    return row, sampling, len(generated) if sampling.penalises else 0
+        every = memoryview(np.array((*generated, *self.next_ids[row:]), np.int64).data)
+        return [every[: len(generated) + i] for i in later]
 
 
 class _Wanted(NamedTuple):
@@ -128,7 +124,8 @@ def _made(
         sound = [row for row in range(len(logits)) if row not in error.rows]
         own = [samplings[row] for row in sound], [generated[row] for row in sound]
         laws = dict(zip(sound, _made(logits[sound], *own, num_ids), strict=True))
-        return [laws.get(row, error) for row in range(len(logits))]
+        # Not the error itself, which holds on to the tensors through its traceback.
+        return [laws.get(row, LogitsError()) for row in range(len(logits))]
     return [TorchLaw(batch, row) for row in range(len(batch))]
 
 

@@ -13,6 +13,13 @@ from typing import Any, NamedTuple
 
 from greenlet import getcurrent, greenlet
 
+from device_runtime.protocol.errors import TandemError
+from edge_server.failures import DescribedError, describe
+
+
+class FunctionFailedError(DescribedError):
+    """A function failed, as described. Its own error would hold on to all that it had at hand."""
+
 
 class Question(NamedTuple):
     """Questions of one function about one thing are answered together."""
@@ -61,15 +68,17 @@ class _Run(greenlet):
     def __init__(self, function: Callable[[], Any], hub: greenlet) -> None:
         super().__init__(parent=hub)
         self.hub = hub
-        self._function = function
+        self._function = [function]  # emptied by its call: what it holds may be large
         self.result: Callable[[], Any]
 
     def run(self) -> None:
         """Called by the first switch."""
         try:
-            self.result = partial(_given, self._function())
-        except Exception as error:  # noqa: BLE001 -- it is raised where the result is wanted
-            self.result = partial(_raised, error)
+            self.result = partial(_given, self._function.pop()())
+        except TandemError as error:
+            self.result = partial(_raised, error.with_traceback(None))
+        except Exception as error:  # noqa: BLE001 -- it is told where the result is wanted
+            self.result = partial(_raised, FunctionFailedError(describe(error)))
 
 
 def _given(value: Any) -> Any:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import re
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -67,7 +70,7 @@ def judging_of(scheme: str, sampling: Sampling, number: int, skipped: int) -> Ju
     received = how.read_evidence(BitReader(bits.getvalue()), ids, vocab)
     return Judging(
         how, sampling, 3, RoundKey(5, 0, number), (*tokens, *ids), tuple(received),
-        frozenset({7}), Ask(20), skipped=skipped,
+        frozenset({7}), Ask((3, 20)[number % 2]), skipped=skipped,
     )  # fmt: skip
 
 
@@ -190,6 +193,59 @@ def test_rows_that_no_law_follows_from_harm_only_their_own_session(calls: list[s
             assert result() == plain[i]
     with pytest.raises(ValueError, match="NaN"):
         results[2]()
+
+
+def test_a_failed_read_holds_no_rows_while_its_result_waits() -> None:
+    """Nor is a batch's memory left to the garbage collector, which knows nothing of a GPU's."""
+    jobs = [job_of(judging_of("coupled", SAMPLINGS[0], i, skipped=0)) for i in range(3)]
+    logits = [logits_of(0), torch.full((GAMMA + 1, VOCAB), torch.nan), logits_of(2)]
+    own = [rows[: job.num_rows].clone() for job, rows in zip(jobs, logits, strict=True)]
+    alive = [weakref.ref(rows) for rows in own]
+    gc.disable()
+    try:
+        results = read_rows(own, jobs, VOCAB, together=True)
+        del own
+        assert [ref() for ref in alive] == [None] * 3
+    finally:
+        gc.enable()
+    with pytest.raises(ValueError, match="NaN"):
+        results[1]()
+
+
+def test_rounds_with_log_probabilities_stand_beside_others(calls: list[str]) -> None:
+    """Their laws come in batches of their own, and each is asked for its own numbers."""
+    judgings = [judging_of("dssd-thinned", SAMPLINGS[1], i, skipped=1) for i in range(6)]
+
+    def read(judging: Judging, is_plain: bool, rows: Rows) -> object:
+        judgement = judging.judge(rows)
+        if is_plain:
+            return judgement
+        laws = [rows.law(i, Sampling(), ()) for i in range(judgement.num_accepted + 1)]
+        return judgement, [law.prob(np.arange(5)).tolist() for law in laws]
+
+    jobs = [
+        Job(judging.tokens, judging.num_rows, partial(read, judging, i % 2 == 0))
+        for i, judging in enumerate(judgings)
+    ]
+    logits = [logits_of(i) for i in range(6)]
+    found = [repr(result()) for result in together(jobs, logits)]
+    assert calls.count("laws") == 2
+    for ours, theirs in zip(found, map(repr, one_by_one(jobs, logits)), strict=True):
+        assert [round(float(x), 9) for x in numbers(ours)] == [
+            round(float(x), 9) for x in numbers(theirs)
+        ]
+
+
+def numbers(text: str) -> list[str]:
+    return re.findall(r"\d+(?:\.\d+)?(?:e-?\d+)?", text)
+
+
+def test_penalties_cost_no_copy_of_the_text_for_each_row() -> None:
+    rows, long = BatchRows(logits_of(0)[:5], VOCAB, (1, 2, 3, 4, 5)), tuple(range(50)) * 40
+    counted = rows._counted(0, SAMPLINGS[2], long)
+    assert [list(own) for own in counted] == [[*long, *(2, 3, 4, 5)[:i]] for i in range(5)]
+    arrays = [np.asarray(own, np.int64) for own in counted]
+    assert all(np.shares_memory(arrays[0], array) for array in arrays)
 
 
 def test_laws_are_made_with_the_tokens_that_stand_before_them(calls: list[str]) -> None:

@@ -7,7 +7,8 @@ from functools import partial
 
 import pytest
 
-from edge_server.side_by_side import Question, ask, side_by_side
+from device_runtime.protocol.errors import ErrorCode, RemoteError
+from edge_server.side_by_side import FunctionFailedError, Question, ask, side_by_side
 
 ABOUT = object()
 
@@ -47,6 +48,16 @@ def test_what_differs_is_answered_apart() -> None:
     assert (one.groups, other.groups) == ([[1, 3]], [[2]])
 
 
+def test_the_same_question_about_two_things_is_answered_apart() -> None:
+    def answers(about: dict[str, int], asked: list[str]) -> list[int]:
+        return [about[key] for key in asked]
+
+    one, other = {"a": 1, "b": 2}, {"a": 10, "b": 20}
+    wishes = [(one, "a"), (other, "b"), (one, "b"), (other, "a")]
+    results = side_by_side([partial(ask, Question(answers, *wish)) for wish in wishes])
+    assert [result() for result in results] == [1, 20, 2, 10]
+
+
 def test_alone_a_question_is_answered_at_once() -> None:
     asked = Asked()
     assert asking(asked, 1, 2)() == [-1, -2]
@@ -56,11 +67,21 @@ def test_alone_a_question_is_answered_at_once() -> None:
 def test_what_one_raises_is_its_own() -> None:
     asked = Asked()
     results = side_by_side([asking(asked, 1, -7, 3), asking(asked, 4, 5), partial(int, "x")])
-    with pytest.raises(ValueError, match="not -7"):
+    with pytest.raises(FunctionFailedError, match=r"ValueError at .*side_by_side"):
         results[0]()
     assert results[1]() == [-4, -5]
-    with pytest.raises(ValueError, match="invalid literal"):
+    with pytest.raises(FunctionFailedError, match="ValueError at"):
         results[2]()
+
+
+def test_errors_that_clients_are_told_stay_what_they_are() -> None:
+    def refuse() -> None:
+        raise RemoteError(ErrorCode.TOO_LARGE, "too much")
+
+    (result,) = side_by_side([refuse])
+    with pytest.raises(RemoteError, match="too much") as refused:
+        result()
+    assert refused.value.code is ErrorCode.TOO_LARGE
 
 
 def test_an_error_may_be_caught_where_it_was_asked() -> None:
