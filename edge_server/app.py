@@ -216,7 +216,7 @@ async def _session(request: web.Request) -> web.StreamResponse:
 
 async def _healthz(request: web.Request) -> web.Response:
     """The process can still serve; if not, nothing but starting it again helps."""
-    stopped = request.app[EDGE].replicas.stopped
+    stopped = request.app[EDGE].replicas.num_stopped
     return web.Response(text="stopped\n" if stopped else "ok\n", status=503 if stopped else 200)
 
 

@@ -135,6 +135,10 @@ class _Standing(Collector):
         yield from _speculation(self._total)
         status = self._status()
         yield _gauge("tandem_ready", "1 while new sessions are welcome", int(status.ready))
+        replicas = GaugeMetricFamily("tandem_replicas", "Copies of the model", labels=["state"])
+        replicas.add_metric(["serving"], status.replicas)
+        replicas.add_metric(["lost"], status.replicas_lost)
+        yield replicas
         yield _gauge("tandem_queue_jobs", "Jobs that wait or run", status.queue_jobs)
         yield _gauge("tandem_completions", "Completions over HTTP that run", status.completions)
         sessions = GaugeMetricFamily("tandem_sessions", "Device sessions", labels=["state"])

@@ -44,9 +44,9 @@ class Replicas(Generic[S]):
         return any(scheduler.healthy for scheduler in self.schedulers)
 
     @property
-    def stopped(self) -> bool:
-        """Whether a replica has ended for good: the others have its sessions, and too much to do."""
-        return any(scheduler.stopped for scheduler in self.schedulers)
+    def num_stopped(self) -> int:
+        """Replicas that have ended for good: the others have their sessions, and too much to do."""
+        return sum(scheduler.stopped for scheduler in self.schedulers)
 
     async def none_left(self) -> None:
         """Wait until all have ended for good."""

@@ -113,6 +113,8 @@ class Edge:
             model=self.facts.model,
             ready=self.ready,
             draining=self.draining,
+            replicas=len(self.replicas.schedulers) - self.replicas.num_stopped,
+            replicas_lost=self.replicas.num_stopped,
             uptime_s=time.monotonic() - self.started_s,
             queue_jobs=self.replicas.num_waiting,
             completions=len(self.completions),

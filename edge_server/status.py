@@ -45,6 +45,10 @@ class Status:
     model: str
     ready: bool
     draining: bool
+    replicas: int
+    """Copies of the model that serve."""
+    replicas_lost: int
+    """Those that will serve no more until the edge is started again."""
     uptime_s: float
     queue_jobs: int
     completions: int

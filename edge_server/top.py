@@ -65,6 +65,8 @@ def _head(status: Json, now: Json) -> RenderableType:
         state, style = "draining", "yellow"
     elif not status["ready"]:
         state, style = "failing", "red"
+    elif lost := status["replicas_lost"]:
+        state, style = f"{lost} of {lost + status['replicas']} replicas lost", "red"
     title = Text.assemble(
         (status["model"], "bold"), "  ", (state, style), f"  up {duration(status['uptime_s'])}"
     )

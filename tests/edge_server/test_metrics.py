@@ -111,7 +111,8 @@ async def test_streams_are_counted(client: Client) -> None:
 
 def a_status() -> Status:
     return Status(
-        model="m", ready=True, draining=False, uptime_s=1.0, queue_jobs=3, completions=2,
+        model="m", ready=True, draining=False, replicas=2, replicas_lost=1, uptime_s=1.0,
+        queue_jobs=3, completions=2,
         batches=0, batch_jobs=0, batch_tokens=0, total=Tally(), cache_capacity_tokens=100,
         cache_used_tokens=32, evictions=4, gpu=GpuStatus("H200", 10, 40, 0.5), connected=5,
         waiting=6, sessions=(),
@@ -120,6 +121,8 @@ def a_status() -> Status:
 
 def test_what_stands_is_read_at_the_scrape() -> None:
     found = samples(Metrics(a_status).text())
+    assert found["tandem_replicas{state=serving}"] == 2
+    assert found["tandem_replicas{state=lost}"] == 1
     assert found["tandem_queue_jobs"] == 3
     assert found["tandem_completions"] == 2
     assert found["tandem_cache_used_tokens"] == 32

@@ -121,7 +121,7 @@ async def test_the_sessions_of_a_replica_that_is_lost_go_on_elsewhere() -> None:
             await tasks[0]
         assert {place.scheduler for place in places} == {on_good[0].scheduler}
         assert all(place.slot in good.slots for place in places)
-        assert replicas.stopped
+        assert replicas.num_stopped == 1
         assert replicas.healthy
         assert replicas.num_waiting == 0
         replicas.admit()
@@ -167,7 +167,7 @@ async def test_a_replica_that_is_lost_while_nobody_needs_it_is_noticed(
     async with serving(replicas):
         engine.lost = True
         await asyncio.wait_for(replicas.schedulers[0].over.wait(), 5)
-        assert replicas.stopped and replicas.healthy
+        assert replicas.num_stopped == 1 and replicas.healthy
         await replicas.run(place, Job((1, 2), 1))
         assert len(other.batches) == 1
         other.lost = True

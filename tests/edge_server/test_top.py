@@ -35,7 +35,8 @@ def a_status(**more: Any) -> dict[str, Any]:
     session = {"number": 1, "connected": True, "tokens": 1234, "idle_s": 0.5, "alpha": 0.8}
     other = {"number": 2, "connected": False, "tokens": 9, "idle_s": 90.0, "alpha": None}
     status = {
-        "model": "llama", "ready": True, "draining": False, "uptime_s": 100.0, "queue_jobs": 3,
+        "model": "llama", "ready": True, "draining": False, "replicas": 2, "replicas_lost": 0,
+        "uptime_s": 100.0, "queue_jobs": 3,
         "completions": 2, "batches": 50, "batch_jobs": 200, "batch_tokens": 1000,
         "total": dict(TALLY), "cache_capacity_tokens": 1000, "cache_used_tokens": 250,
         "evictions": 7, "gpu": None, "connected": 1, "waiting": 1,
@@ -52,6 +53,13 @@ def shown(status: dict[str, Any], now: dict[str, Any]) -> str:
     console.print(frame(status, now))
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
     return text
+
+
+def test_a_lost_replica_is_seen() -> None:
+    status = a_status(replicas=1, replicas_lost=1)
+    assert "1 of 2 replicas lost" in shown(status, rates(status, later(status, 2.0)))
+    whole = a_status()
+    assert "ready" in shown(whole, rates(whole, later(whole, 2.0)))
 
 
 def later(status: dict[str, Any], seconds: float) -> dict[str, Any]:
