@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     facts = collect()
     results = CACHE / RESULTS_FILE
     write(results, [Record.of("demo", facts, summary) for summary in summaries])
-    console.print(f"results: {results.relative_to(ROOT)}")
+    console.print(f"results: {results}")
     if args.json:
         print(json.dumps(summaries, ensure_ascii=False))
     return 0

@@ -31,7 +31,7 @@ VERBS = {
     ),
     "top": Verb(
         "edge_server.top_cli", "edge", "watch what an edge is doing",
-        "--edge https://edge.local:8600 --token-file token.txt",
+        "--edge https://edge.local:8600 --token-file token.txt --ca-file cert.pem",
     ),
     "run": Verb(
         "device_runtime.run_cli", "device", "write text on this device, checked by an edge",

@@ -36,8 +36,8 @@ class Checkpoint:
         """Read and check the description; CheckpointError says what is wrong with it."""
         if not folder.is_dir():
             raise CheckpointError(
-                f"there is no folder {folder}; --model takes a checkpoint's local folder "
-                "(a model of a hub must be downloaded first)"
+                f"there is no folder {folder}; a model is named by its checkpoint's local folder "
+                "(one of a hub must be downloaded first)"
             )
         config = _read_json(folder / "config.json")
         if not config:

@@ -139,13 +139,15 @@ class EdgeConfig:
             )
 
     def check_paths(self) -> None:
-        """ConfigError where a file that is named is not there."""
+        """ConfigError where a file that is named is not there, or cannot be written."""
         if not self.model:
             raise ConfigError("no model is named; give --model CHECKPOINT")
         for name in ("tokens_file", "tls_cert", "tls_key"):
             path = getattr(self, name)
             if path and not Path(path).is_file():
                 raise ConfigError(f"{name} is {path}, and there is no such file")
+        if self.trace_file and not Path(self.trace_file).parent.is_dir():
+            raise ConfigError(f"trace_file is {self.trace_file}, and there is no such folder")
 
 
 def is_loopback(host: str) -> bool:

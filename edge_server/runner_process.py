@@ -12,6 +12,7 @@ import contextlib
 import json
 import mmap
 import os
+import signal
 import subprocess
 import sys
 import weakref
@@ -161,12 +162,12 @@ class RunnerProcess:
     def _lost(self) -> LostRunnerError:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_STOP_TIMEOUT_S)
-        does = "runs" if self._num_logits else "loads"
-        return LostRunnerError(
-            f"the process {self._process.pid} that {does} {self._name} ended with status "
-            f"{self._process.returncode}; its words are above (-9: the system killed it, mostly for "
-            "lack of memory)"
-        )
+        does, status = "runs" if self._num_logits else "loads", self._process.returncode
+        how = f"ended with status {status}; its words are above"
+        if status is not None and status < 0:
+            name = signal.Signals(-status).name
+            how = f"was ended by {name}" + (", mostly for lack of memory" if status == -9 else "")
+        return LostRunnerError(f"the process {self._process.pid} that {does} {self._name} {how}")
 
 
 class _Regions:

@@ -23,8 +23,8 @@ class NvmlMeter:
             self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._gpu)
         except self._nvml.NVMLError as error:
             raise MeterError(
-                f"NVML has no energy counter for GPU {index} here ({error}); Jetsons and GPUs "
-                "before Volta have none"
+                f"NVML gives no energy of GPU {index} ({error}): there is no NVIDIA GPU or driver, or "
+                "the GPU has no counter, as Jetsons and those before Volta"
             ) from None
         self._facts = MeterFacts(
             name="nvml",

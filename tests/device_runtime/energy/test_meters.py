@@ -250,7 +250,7 @@ def test_nvml_counts_in_millijoules() -> None:
 
 @pytest.mark.parametrize(("index", "library"), [(0, FakeNvml([])), (1, FakeNvml([1]))])
 def test_a_gpu_without_a_counter_is_refused(index: int, library: FakeNvml) -> None:
-    with pytest.raises(MeterError, match="no energy counter"):
+    with pytest.raises(MeterError, match="gives no energy of GPU"):
         NvmlMeter(index, library)
 
 
