@@ -15,10 +15,11 @@ from device_runtime.energy.pmic import parse_channels, rail_names
 
 @dataclass(frozen=True, slots=True)
 class CommandResult:
-    """Exit status (negative: killed by that signal) and what was printed."""
+    """Exit status (negative: killed by that signal) and what was printed, warnings apart from it."""
 
     status: int
     output: str
+    errors: str = ""
 
 
 CommandRunner = Callable[[Sequence[str]], "CommandResult | None"]
@@ -70,7 +71,7 @@ def run_command(command: Sequence[str]) -> CommandResult | None:
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return CommandResult(done.returncode, done.stdout + done.stderr)
+    return CommandResult(done.returncode, done.stdout, done.stderr)
 
 
 def probe_throttling(run: CommandRunner) -> Throttling | None:

@@ -60,14 +60,17 @@ def try_onnxruntime(run: CommandRunner) -> OnnxRuntime:
     done = run([sys.executable, "-c", _TRY])
     if done is None:
         return OnnxRuntime(_installed_version(), (), "it could not be tried in a child process")
-    lines = done.output.strip().splitlines()
-    if done.status == 0 and lines:
-        version, providers = json.loads(lines[-1])
-        return OnnxRuntime(version, tuple(providers), None)
-    if done.status < 0:
+    if done.status == 0:
+        try:
+            version, providers = json.loads(done.output.strip().rpartition("\n")[2])
+            return OnnxRuntime(version, tuple(providers), None)
+        except (ValueError, TypeError):
+            problem = "it does not tell its version and providers"
+    elif done.status < 0:
         problem = f"importing it ends with {_signal_name(-done.status)}"
     else:
-        problem = lines[-1] if lines else f"importing it ends with exit code {done.status}"
+        said = done.errors.strip().rpartition("\n")[2]
+        problem = said or f"importing it ends with exit code {done.status}"
     return OnnxRuntime(_installed_version(), (), problem)
 
 

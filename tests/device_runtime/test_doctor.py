@@ -367,8 +367,13 @@ def test_an_empty_root_gives_a_report_and_no_traceback(tmp_path: Path) -> None:
     [
         (CommandResult(0, 'warning\n["1.31.1", ["CPUExecutionProvider"]]\n'), "1.31.1", None),
         (CommandResult(-4, ""), None, "importing it ends with SIGILL"),
+        (CommandResult(0, '["1.31.1", []]\n', "[W:onnxruntime] no GPU\n"), "1.31.1", None),
+        (CommandResult(0, "", "odd"), None, "it does not tell its version and providers"),
+        (CommandResult(0, "odd\n"), None, "it does not tell its version and providers"),
+        (CommandResult(0, "7\n"), None, "it does not tell its version and providers"),
         (CommandResult(-11, "half a line"), None, "importing it ends with SIGSEGV"),
-        (CommandResult(1, "Traceback\nImportError: GLIBC"), None, "ImportError: GLIBC"),
+        (CommandResult(1, "", "Traceback\nImportError: GLIBC"), None, "ImportError: GLIBC"),
+        (CommandResult(3, ""), None, "importing it ends with exit code 3"),
         (None, None, "it could not be tried in a child process"),
     ],
 )
@@ -400,8 +405,9 @@ def get_available_providers():
     assert (runtime.version, runtime.problem) == ("telemetry 1", None)
 
 
-def test_the_real_runner_reports_status_output_and_absence() -> None:
-    assert doctor_power.run_command(["sh", "-c", "echo no; exit 3"]) == CommandResult(3, "no\n")
+def test_the_real_runner_reports_status_output_errors_and_absence() -> None:
+    done = doctor_power.run_command(["sh", "-c", "echo no; echo why >&2; exit 3"])
+    assert done == CommandResult(3, "no\n", "why\n")
     assert doctor_power.run_command(["there-is-no-such-command"]) is None
 
 
