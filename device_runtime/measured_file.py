@@ -57,9 +57,13 @@ def cache_folder() -> Path:
 
 def measured_path(folder: Path, edge_url: str, bundle_files: Mapping[str, str]) -> Path:
     """The file of this edge and of the bundle with these files (name → SHA-256)."""
-    bundle = json.dumps(bundle_files, sort_keys=True)
-    name = hashlib.blake2b(f"{edge_url}\n{bundle}".encode(), digest_size=12).hexdigest()
-    return folder / f"measured-{name}.json"
+    return folder / f"measured-{bundle_key(bundle_files, edge_url)}.json"
+
+
+def bundle_key(bundle_files: Mapping[str, str], *others: str) -> str:
+    """Name of what is kept for a bundle: a graph's own hash does not cover weights outside of it."""
+    text = "\n".join([*others, json.dumps(bundle_files, sort_keys=True)])
+    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
 
 def load(path: Path) -> list[Measured]:

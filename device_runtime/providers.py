@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from device_runtime.measured_file import cache_folder
+from device_runtime.measured_file import bundle_key, cache_folder
 from device_runtime.protocol.manifest import Manifest
 from device_runtime.settings import RuntimeSettings
 from hw_profiles.schema import CPU, CUDA, GPU_PROVIDERS, TENSORRT
@@ -102,12 +102,12 @@ def _shapes(manifest: Manifest, num_tokens: int, num_past: int) -> str:
 
 
 def _engine_cache(manifest: Manifest) -> dict[str, str]:
-    """The user's own, by the graph's hash: an engine is code, so none comes with a bundle.
+    """The user's own, by the bundle's files: an engine is code, so none comes with a bundle.
 
     Without a home folder, or with one that must not be written, engines are built for each run.
     """
     try:
-        folder = cache_folder() / "tensorrt" / manifest.files["model.onnx"]
+        folder = cache_folder() / "tensorrt" / bundle_key(manifest.files)
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except (OSError, RuntimeError):
         return {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -123,13 +124,23 @@ def test_tensorrt_builds_one_half_precision_engine_for_all_lengths(tmp_path: Pat
     folder = Path(options["trt_engine_cache_path"])
     assert folder.is_dir() and folder.stat().st_mode & 0o077 == 0
     assert tmp_path / "caches" in folder.parents
-    assert folder.name == plain.files["model.onnx"]
     low, high = (options[f"trt_profile_{end}_shapes"].split(",") for end in ("min", "max"))
     assert len(low) == len(high) == 3 + 2 * plain.num_layers
     assert "input_ids:1x1" in low and "input_ids:1x8" in high
     assert "attention_mask:1x1" in low and f"attention_mask:1x{MAX_LEN + 8}" in high
     assert "past_key_values.0.key:1x2x0x16" in low
     assert f"past_key_values.1.value:1x2x{MAX_LEN}x16" in high
+
+
+def test_a_model_and_its_fine_tune_share_no_engine(tmp_path: Path) -> None:
+    """Their graphs are equal where the weights lie in a file of their own."""
+    plain = manifest(tmp_path, "optimum")
+    folders = {
+        dict(choose_providers(ALL, of, WISH, MAX_LEN)[0])[TENSORRT]["trt_engine_cache_path"]
+        for digest in ("0" * 64, "1" * 64, "0" * 64)
+        for of in [replace(plain, files=plain.files | {"model.onnx_data": digest})]
+    }
+    assert len(folders) == 2
 
 
 @pytest.mark.parametrize("error", [PermissionError(13, "closed"), RuntimeError("no home")])
