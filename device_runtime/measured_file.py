@@ -14,6 +14,7 @@ import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -91,3 +92,5 @@ def save(path: Path, history: Sequence[Measured]) -> None:
         draft.replace(path)
     except OSError as error:
         logger.info("measurements are not kept: %s", error)
+        with suppress(OSError):  # part of it stands where the disk is full
+            draft.unlink()

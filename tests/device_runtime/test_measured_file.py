@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import stat
 from dataclasses import replace
@@ -87,6 +88,21 @@ def test_a_folder_that_takes_no_files_stops_nobody(tmp_path: Path) -> None:
     memory = Memory.open(tmp_path / "file" / "measured.json")
     memory.add(MEASURED)
     assert memory.history == [MEASURED]
+
+
+def test_a_full_disk_keeps_what_was_there_and_no_half_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "measured.json"
+    save(path, [MEASURED])
+
+    def write_half(draft: Path, text: str, **_: str) -> None:
+        draft.write_bytes(text.encode()[:40])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", write_half)
+    save(path, [MEASURED, OTHER])
+    assert load(path) == [MEASURED] and list(tmp_path.iterdir()) == [path]
 
 
 def test_the_folder_is_the_users_own(tmp_path: Path) -> None:
