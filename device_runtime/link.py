@@ -73,9 +73,13 @@ class LinkSettings:
 
 def session_url(url: str) -> str:
     """ws:// or wss:// URL of the session route from what a user types."""
-    parts = urlsplit(url if "//" in url else f"http://{url}")
     schemes = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}
-    if parts.scheme not in schemes or not parts.hostname:
+    try:
+        parts = urlsplit(url if "//" in url else f"http://{url}")
+        is_right = parts.scheme in schemes and parts.hostname and parts.port != 0
+    except ValueError:  # brackets that do not close, a port that is no number below 65536
+        is_right = False
+    if not is_right:
         raise ConfigError(f"{url!r} is no edge URL; expected http(s)://HOST:PORT")
     path = parts.path.rstrip("/")
     if not path.endswith(SESSION_PATH):
