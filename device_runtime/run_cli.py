@@ -143,7 +143,7 @@ def _link_from(args: argparse.Namespace, patience_s: float) -> LinkSettings | No
     if args.device_only:
         return None
     session_url(args.edge)  # a typing error shows before the model is loaded
-    token = _read(args.token_file, "--token-file").strip() if args.token_file else None
+    token = _token(args.token_file) if args.token_file else None
     if args.ca_file:
         try:
             ssl.create_default_context(cafile=args.ca_file)
@@ -151,6 +151,17 @@ def _link_from(args: argparse.Namespace, patience_s: float) -> LinkSettings | No
             raise ConfigError(f"--ca-file {args.ca_file} gives no certificates: {error}") from None
     waits = args.edge_patience is not None
     return LinkSettings(args.edge, token, args.ca_file, patience_s, waits_at_first=waits)
+
+
+def _token(path: Path) -> str:
+    """The bearer token in a file; ConfigError where there is none, or the list of an edge."""
+    lines = _read(path, "--token-file").strip().splitlines()
+    if len(lines) == 1 and lines[0].isprintable():
+        return lines[0]
+    found = "control characters" if len(lines) == 1 else f"{len(lines)} lines"
+    raise ConfigError(
+        f"--token-file {path} holds {found}; write into it one line, this device's own bearer token"
+    )
 
 
 def _read_prompt(args: argparse.Namespace) -> str:

@@ -209,6 +209,17 @@ def test_a_wrong_option_is_named_before_the_model_is_loaded(
     assert re.search(pattern, refusal("hello", "--bundle", "unused", *words))
 
 
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [("first-token\nsecond-token\n", "2 lines"), ("\n", "0 lines"), ("a\0b", "control characters")],
+)
+def test_a_file_that_is_not_one_token_is_refused(content: str, found: str, tmp_path: Path) -> None:
+    file = tmp_path / "token.txt"
+    file.write_text(content)
+    said = refusal("hello", "--bundle", "unused", *NOWHERE, "--token-file", file)
+    assert said.endswith(f"holds {found}; write into it one line, this device's own bearer token")
+
+
 def test_bytes_that_are_no_text_are_no_prompt(tmp_path: Path) -> None:
     file = tmp_path / "prompt.bin"
     file.write_bytes(b"\xff\xfe\x00")
