@@ -170,6 +170,11 @@ def _read_prompt(args: argparse.Namespace) -> str:
             raise ConfigError("a prompt and --prompt-file are given; choose one")
         return _read(args.prompt_file, "--prompt-file")
     if args.prompt in (None, "-"):
+        if sys.stdin is None:
+            raise ConfigError(
+                "no prompt is given and standard input is closed; write the prompt as an argument, "
+                "or name its file with --prompt-file"
+            )
         if sys.stdin.isatty():
             print("reading the prompt from the terminal; end with Ctrl-D", file=sys.stderr)
         try:

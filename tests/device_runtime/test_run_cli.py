@@ -220,6 +220,11 @@ def test_a_file_that_is_not_one_token_is_refused(content: str, found: str, tmp_p
     assert said.endswith(f"holds {found}; write into it one line, this device's own bearer token")
 
 
+def test_a_closed_standard_input_is_no_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    assert "standard input is closed" in refusal("--bundle", "unused", "--device-only")
+
+
 def test_bytes_that_are_no_text_are_no_prompt(tmp_path: Path) -> None:
     file = tmp_path / "prompt.bin"
     file.write_bytes(b"\xff\xfe\x00")
