@@ -35,7 +35,7 @@ class Manifest:
     vocab_size: int
     """Columns of the logits, padding included."""
     context_len: int
-    """Positions the model was made for."""
+    """Positions the model was made for; a drafter goes on with half of them when they are full."""
     bos_token_id: int | None
     end_token_ids: tuple[int, ...]
     cache_dtype: str
@@ -153,7 +153,7 @@ _RULES = {
     "num_kv_heads": _whole(1, 4096),
     "head_size": _whole(1, 4096),
     "vocab_size": _whole(1, MAX_TOKEN_ID + 1),
-    "context_len": _whole(1, 1 << 31),
+    "context_len": _whole(2, 1 << 31),
     "bos_token_id": _or_null(_TOKEN_ID),
     "end_token_ids": _Rule(
         "a list of token ids",

@@ -56,7 +56,7 @@ WRONG: dict[str, list[Any]] = {
     "num_kv_heads": [0, False],
     "head_size": [0, 16.5],
     "vocab_size": [0, 1 << 25, "320"],
-    "context_len": [0, 10**30],
+    "context_len": [0, 1, 10**30],
     "bos_token_id": [-1, "0", 1 << 24],
     "end_token_ids": [None, 0, "02", ["0"], [-1], [1.0], {"0": 1}],
     "cache_dtype": ["float64", None, ["float32"]],
