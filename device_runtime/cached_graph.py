@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from device_runtime.bundle import Bundle
+from device_runtime.graph_check import cache_names, check_signature
 from device_runtime.ort_session import Session, is_on_gpu, open_session, to_gpu
 from device_runtime.protocol.errors import BundleError, ErrorCode, LocalError
 from device_runtime.protocol.manifest import Manifest
@@ -46,7 +47,7 @@ def open_graph(bundle: Bundle, settings: RuntimeSettings, max_len: int) -> Cache
             f"{' and '.join(kinds)}; export the model again with this version of Tandem"
         )
     session = open_session(bundle.model_path, settings, manifest, max_len)
-    _check_names(session, manifest)
+    check_signature(session, manifest)
     return kinds[manifest.graph](_TokenIo(session, manifest, max_len), manifest)
 
 
@@ -57,7 +58,7 @@ class FusedGraph:
         self._io = io
         shape = (1, manifest.num_kv_heads, io.max_len, manifest.head_size)
         self._cache = []
-        for past, present in _cache_names(manifest):
+        for past, present in cache_names(manifest):
             buffer = _Buffer(np.zeros(shape, manifest.cache_dtype), on_gpu=io.on_gpu)
             self._cache.append(buffer)
             io.bind_input(past, buffer, shape)
@@ -78,7 +79,7 @@ class ConcatGraph:
     def __init__(self, io: _TokenIo, manifest: Manifest) -> None:
         self._io = io
         self._num_heads, self._head_size = manifest.num_kv_heads, manifest.head_size
-        self._names = _cache_names(manifest)
+        self._names = cache_names(manifest)
         size = manifest.num_kv_heads * io.max_len * manifest.head_size
         self._now, self._next = (
             [_Buffer(np.zeros(size, manifest.cache_dtype), on_gpu=io.on_gpu) for _ in self._names]
@@ -228,33 +229,3 @@ class _Buffer:
             whole = self.value.numpy()
             whole.reshape(-1)[: part.size] = part.reshape(-1)
             self.value.update_inplace(whole)
-
-
-def _cache_names(manifest: Manifest) -> list[tuple[str, str]]:
-    """(past, present) names of every cache tensor."""
-    patterns = (
-        (manifest.past_key_pattern, manifest.present_key_pattern),
-        (manifest.past_value_pattern, manifest.present_value_pattern),
-    )
-    layers = range(manifest.num_layers)
-    return [(past % layer, present % layer) for layer in layers for past, present in patterns]
-
-
-def _check_names(session: Session, manifest: Manifest) -> None:
-    """The graph has exactly the inputs of the manifest, and at least its outputs."""
-    single = (
-        manifest.input_ids_name,
-        manifest.attention_mask_name,
-        manifest.position_ids_name,
-        manifest.last_position_name,
-        manifest.num_positions_name,
-    )
-    inputs = {name for name in single if name is not None}
-    inputs |= {past for past, _ in _cache_names(manifest)}
-    outputs = {manifest.logits_name} | {present for _, present in _cache_names(manifest)}
-    wrong = inputs ^ {item.name for item in session.get_inputs()}
-    wrong |= outputs - {item.name for item in session.get_outputs()}
-    if wrong:
-        raise BundleError(
-            f"manifest and graph disagree about {', '.join(sorted(wrong))}; export the model again"
-        )

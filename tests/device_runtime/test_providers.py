@@ -180,6 +180,7 @@ class Gpu:
 
     def __init__(self, folder: Path) -> None:
         self.manifest = load_manifest(folder)
+        self._on_cpu = onnxruntime.InferenceSession(folder / "model.onnx")
         self.bound: dict[str, list[tuple[str, int, NDArray[Any] | None]]] = {}
         self.log: list[str] = []
         self.values: list[Value] = []
@@ -210,22 +211,16 @@ class Gpu:
         return [name for name, _ in self.providers]
 
     def get_inputs(self) -> list[Any]:
-        manifest = self.manifest
-        layers = range(manifest.num_layers)
-        cache = [f"past_key_values.{i}.{part}" for i in layers for part in ("key", "value")]
-        optional = (
-            manifest.attention_mask_name,
-            manifest.position_ids_name,
-            manifest.last_position_name,
-            manifest.num_positions_name,
-        )
-        names = ("input_ids", *optional, *cache)
-        return [SimpleNamespace(name=name) for name in names if name is not None]
+        return [self._described(item) for item in self._on_cpu.get_inputs()]
 
     def get_outputs(self) -> list[Any]:
-        layers = range(self.manifest.num_layers)
-        cache = [f"present.{i}.{part}" for i in layers for part in ("key", "value")]
-        return [SimpleNamespace(name=name) for name in ("logits", *cache)]
+        return [self._described(item) for item in self._on_cpu.get_outputs()]
+
+    def _described(self, item: Any) -> Any:
+        """The bundles' graphs are float32; the cache counts as what the manifest says."""
+        is_half = "." in item.name and self.manifest.cache_dtype == "float16"
+        kind = "tensor(float16)" if is_half else item.type
+        return SimpleNamespace(name=item.name, type=kind, shape=item.shape)
 
     def io_binding(self) -> Gpu:
         return self
