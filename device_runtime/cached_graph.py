@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from device_runtime.bundle import Bundle
 from device_runtime.graph_check import cache_names, check_signature
-from device_runtime.ort_session import Session, is_on_gpu, open_session, to_gpu
+from device_runtime.ort_session import Session, is_on_gpu, open_session, run_error, to_gpu
 from device_runtime.protocol.errors import BundleError, ErrorCode, LocalError
 from device_runtime.protocol.manifest import Manifest
 from device_runtime.settings import RuntimeSettings
@@ -159,9 +159,12 @@ class _TokenIo:
             self._bind_constant(manifest.attention_mask_name, self._ones[:, :end])
         if manifest.position_ids_name is not None:
             self._bind_constant(manifest.position_ids_name, self._positions[:, num_past:end])
-        self._session.run_with_iobinding(self._binding)
-        if self.on_gpu:
-            self._binding.synchronize_outputs()
+        try:
+            self._session.run_with_iobinding(self._binding)
+            if self.on_gpu:
+                self._binding.synchronize_outputs()
+        except Exception as error:  # onnxruntime's own exceptions share no narrower base
+            raise run_error(error) from error
         row: NDArray[np.float32] = self._rows.array[num_tokens - 1].astype(np.float32, copy=False)
         return row
 

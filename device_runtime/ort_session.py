@@ -19,7 +19,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 import onnxruntime as ort
 
-from device_runtime.protocol.errors import BundleError
+from device_runtime.protocol.errors import BundleError, TandemError
 from device_runtime.protocol.manifest import Manifest
 from device_runtime.protocol.runtime_versions import (
     FIRST_WITH_INT8_CACHE,
@@ -38,6 +38,10 @@ logger = logging.getLogger(__name__)
 _redirecting = threading.Lock()
 
 _ERRORS_ONLY = 3
+
+
+class ModelRunError(TandemError):
+    """A model that was loaded cannot be run: its graph is wrong, or memory is short."""
 
 
 def open_session(
@@ -59,9 +63,8 @@ def open_session(
         with _redirecting, redirect_stdout(sys.stderr):
             session: Session = ort.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # onnxruntime's own exceptions share no narrower base
-        reason = str(error).partition("\n")[0]
         raise BundleError(
-            f"onnxruntime {ort.__version__} cannot load {path} ({reason}); "
+            f"onnxruntime {ort.__version__} cannot load {path} ({_first_line(error)}); "
             "export the model again or install a newer onnxruntime"
         ) from error
     failed = [name for name, _ in providers if name not in session.get_providers()]
@@ -102,7 +105,22 @@ def is_on_gpu(session: Session) -> bool:
 
 def to_gpu(array: NDArray[Any]) -> Any:
     """A copy on the GPU: an OrtValue, which holds the memory, with its address in `data_ptr()`."""
-    return ort.OrtValue.ortvalue_from_numpy(array, "cuda", 0)
+    try:
+        return ort.OrtValue.ortvalue_from_numpy(array, "cuda", 0)
+    except Exception as error:  # onnxruntime's own exceptions share no narrower base
+        raise run_error(error) from error
+
+
+def run_error(error: Exception) -> ModelRunError:
+    """What to say where onnxruntime fails after the model was loaded."""
+    return ModelRunError(
+        f"onnxruntime {ort.__version__} cannot run the model ({_first_line(error)}); free memory if "
+        "it is short, else export the model again"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
 
 
 def session_options(settings: RuntimeSettings) -> ort.SessionOptions:

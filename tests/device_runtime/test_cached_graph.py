@@ -10,9 +10,10 @@ import pytest
 from device_runtime import cached_graph
 from device_runtime.bundle import Bundle
 from device_runtime.cached_graph import CachedGraph, open_graph
+from device_runtime.ort_session import ModelRunError
 from device_runtime.protocol.errors import BundleError, ErrorCode, LocalError
 from device_runtime.settings import RuntimeSettings
-from tests.tiny_bundle import make_bundle
+from tests.tiny_bundle import TinyShape, make_bundle
 
 MAX_LEN = 20
 
@@ -79,6 +80,18 @@ def test_an_unknown_graph_kind_is_refused(tmp_path: Path) -> None:
     rewrite(make_bundle(tmp_path), graph="spiral")
     with pytest.raises(BundleError, match=r"'spiral'.*fused and optimum"):
         opened(tmp_path)
+
+
+def test_a_run_that_onnxruntime_refuses_is_told_in_one_line(tmp_path: Path) -> None:
+    """The table of rotary positions is shorter than the manifest's context."""
+    folder = make_bundle(tmp_path)
+    context_len = TinyShape().context_len
+    rewrite(folder, context_len=2 * context_len)
+    graph = open_graph(Bundle.open(folder), RuntimeSettings(num_threads=1), 2 * context_len)
+    assert np.isfinite(graph.run(np.arange(context_len), 0)).all()
+    with pytest.raises(ModelRunError, match=r"cannot run the model \(.*\); free memory .* again$"):
+        graph.run(np.arange(1), context_len)
+    assert np.isfinite(graph.run(np.arange(1), context_len - 1)).all()
 
 
 def rewrite(folder: Path, **changes: object) -> None:

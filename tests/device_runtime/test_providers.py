@@ -290,6 +290,18 @@ def test_on_a_gpu_the_cache_stays_there_and_inputs_are_bound_when_they_are_writt
     assert {value.array.dtype for value in gpu.values} == {np.dtype(np.float16)}
 
 
+def test_a_gpu_without_room_for_the_cache_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise RuntimeError("CUDA failure 2: out of memory\n at BFCArena")
+
+    gpu = gpu_build(tmp_path, monkeypatch, "fused", **HALF)
+    gpu.OrtValue = SimpleNamespace(ortvalue_from_numpy=full)
+    with pytest.raises(ort_session.ModelRunError, match=r"\(CUDA failure 2: out of memory\); free"):
+        open_graph(Bundle.open(tmp_path), ONE_THREAD, MAX_LEN)
+
+
 def test_without_a_gpu_in_force_the_cache_stays_in_main_memory(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
