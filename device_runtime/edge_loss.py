@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 
 import numpy as np
 
+from device_runtime.cancellation import in_thread
 from device_runtime.drafter import Drafter
 from device_runtime.link import EdgeLink
 from device_runtime.protocol.device_session import Generation
@@ -49,7 +50,7 @@ async def write_until_back(
     try:
         while transcript.finish_reason is None and not _found(search):
             text = [*session.tokens.ids, *own]
-            token_id = await asyncio.to_thread(
+            token_id = await in_thread(
                 own_token, drafter, text, session.boundary, generation, num_ids, coins
             )
             own.append(token_id)

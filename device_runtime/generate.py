@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
+from device_runtime.cancellation import in_thread
 from device_runtime.drafter import Drafter
 from device_runtime.edge_errors import EdgeLostError
 from device_runtime.edge_loss import own_token, write_until_back
@@ -80,10 +81,12 @@ async def _rounds(
     open as long as a lost connection may have to be opened again.
     """
     session, times = edge.link.session, edge.times
-    first = asyncio.to_thread(_draft, turn, gamma, transcript)
-    drafting = asyncio.create_task(first)
+    drafting = asyncio.create_task(in_thread(_draft, turn, gamma, transcript))
     try:
         begun, begin_s = await edge.answer(begin)
+    except asyncio.CancelledError:
+        drafting.cancel()
+        raise
     finally:
         clock = await drafting  # whatever comes next needs the drafter for itself
     session.receive_begun(begun)
@@ -100,7 +103,7 @@ async def _rounds(
         if transcript.finish_reason is not None:
             return
         drafted_before = turn.counts.drafted
-        data, clock = await asyncio.to_thread(_draft_and_encode, turn, gamma, transcript)
+        data, clock = await in_thread(_draft_and_encode, turn, gamma, transcript)
         times.drafted(clock.drafted_s - clock.start_s, turn.counts.drafted - drafted_before)
 
 
@@ -182,7 +185,7 @@ async def write_lossy(
     session.receive_begun(await link.exchange(_begin(session, generation)))
     turn = LossyTurn(session, drafter, generation, coins, counts, policy)
     while transcript.finish_reason is None:
-        step = await asyncio.to_thread(turn.next)
+        step = await in_thread(turn.next)
         pieces = transcript.add(step.committed)
         while step.send is not None:
             step = turn.receive(await link.exchange(step.send))
@@ -242,7 +245,7 @@ async def write_device_only(
     drafter.truncate(0)
     while transcript.finish_reason is None:
         text = [*prompt_ids, *transcript.token_ids]
-        token_id = await asyncio.to_thread(
+        token_id = await in_thread(
             own_token, drafter, text, len(prompt_ids), generation, num_ids, coins
         )
         for piece in transcript.add([Committed(token_id, Origin.UNVERIFIED)]):

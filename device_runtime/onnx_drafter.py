@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from device_runtime.bundle import Bundle
 from device_runtime.cached_graph import open_graph
+from device_runtime.cancellation import leave_off_if_cancelled
 from device_runtime.protocol.errors import ErrorCode, LocalError
 from device_runtime.settings import RuntimeSettings
 
@@ -71,6 +72,7 @@ class OnnxDrafter:
         """Run every token that is not in the cache yet; logits of the last one."""
         self._move_window()
         for first in range(self._start + self._num_cached, len(self._ids), self._prefill_chunk):
+            leave_off_if_cancelled()
             chunk = self._ids[first : first + self._prefill_chunk]
             # An id that only the LLM knows becomes id 0 here: the draft is worse, the text is not.
             known = [token_id if token_id < self._vocab_size else 0 for token_id in chunk]

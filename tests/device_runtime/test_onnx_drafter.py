@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
+from device_runtime.cancellation import in_thread
 from device_runtime.drafter import Drafter
 from device_runtime.onnx_drafter import OnnxDrafter, RuntimeSettings
 from device_runtime.protocol.errors import LocalError
@@ -210,3 +213,29 @@ def test_a_failed_run_leaves_the_drafter_as_it_was(
             drafter.append(random_ids(2, 1))
     assert drafter.num_tokens == 5
     assert np.array_equal(drafter.append(random_ids(1)), drafted(folder, prompt, random_ids(1)))
+
+
+async def test_a_cancelled_run_ends_after_the_chunk_at_work(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drafter = OnnxDrafter.open(folder, RuntimeSettings(num_threads=1, prefill_chunk=4))
+    run, begun, goes_on = drafter._graph.run, threading.Event(), threading.Event()
+    chunks = []
+
+    def watched(token_ids: NDArray[np.int64], num_past: int) -> Row:
+        chunks.append(num_past)
+        begun.set()
+        goes_on.wait()
+        return run(token_ids, num_past)
+
+    monkeypatch.setattr(drafter._graph, "run", watched)
+    reading = asyncio.create_task(in_thread(drafter.append, random_ids(40)))
+    await asyncio.to_thread(begun.wait)
+    reading.cancel()
+    await asyncio.sleep(0.01)
+    goes_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    assert (chunks, drafter.num_tokens) == ([0], 0)
+    prompt = random_ids(5, 1)
+    assert np.array_equal(drafter.append(prompt), drafted(folder, prompt[:4], prompt[4:]))
