@@ -116,7 +116,7 @@ def _builtin(folder: str, name: str) -> tuple[dict[str, Any], str]:
 def _parse(text: str, where: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also of numbers too long, tables too deep
         raise ProfileError(f"{where} is not valid TOML: {error}") from None
 
 

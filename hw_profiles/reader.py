@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
-import math
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
+from reprlib import repr as shown
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
@@ -29,7 +30,7 @@ class Reader:
     def table(self, data: Any, cls: type[T], path: str) -> T:
         """A table whose keys are the fields of the dataclass `cls`."""
         if not isinstance(data, dict):
-            raise self._error(path, f"must be a table, got {data!r}")
+            raise self._error(path, f"must be a table, got {shown(data)}")
         known = fields(cast(Any, cls))
         self._check_keys(data, known, path)
         hints = _type_hints(cast(Any, cls))
@@ -73,37 +74,39 @@ class Reader:
         if is_dataclass(hint):
             return self.table(value, cast("type[Any]", hint), path)
         if type(value) is not hint:
-            raise self._error(path, f"must be of type {hint.__name__}, got {value!r}")
+            raise self._error(path, f"must be of type {hint.__name__}, got {shown(value)}")
         return value
 
     def _list(self, value: Any, inner: Any, path: str) -> tuple[Any, ...]:
         if not isinstance(value, list):
-            raise self._error(path, f"must be a list, got {value!r}")
+            raise self._error(path, f"must be a list, got {shown(value)}")
         return tuple(self._value(v, inner, f"{path}[{i}]") for i, v in enumerate(value))
 
     def _literal(self, value: Any, allowed: tuple[Any, ...], path: str) -> Any:
         if not any(value == a and type(value) is type(a) for a in allowed):
             words = ", ".join(map(str, allowed))
-            hint = nearest(str(value), map(str, allowed))
-            raise self._error(path, f"must be one of {words}; got {value!r}{hint}")
+            hint = nearest(shown(value), map(str, allowed))
+            raise self._error(path, f"must be one of {words}; got {shown(value)}{hint}")
         return value
 
     def _source(self, value: Any, path: str) -> Source:
-        if value not in self._sources:
-            hint = nearest(str(value), self._sources)
-            raise self._error(path, f"names no entry of [sources]: {value!r}{hint}")
+        if not isinstance(value, str) or value not in self._sources:
+            hint = nearest(shown(value), self._sources)
+            raise self._error(path, f"names no entry of [sources]: {shown(value)}{hint}")
         return Source(self._sources[value])
 
     def _choice(self, value: Any, inner: Any, path: str) -> Choice[Any]:
         if not isinstance(value, dict) or value.keys() != {"value", "why"}:
-            raise self._error(path, f"must be a table with `value` and `why`, got {value!r}")
+            raise self._error(path, f"must be a table with `value` and `why`, got {shown(value)}")
         why = self._value(value["why"], str, f"{path}.why")
         return Choice(self._value(value["value"], inner, f"{path}.value"), why)
 
     def _quantity(self, data: Any, path: str) -> Quantity:
         key = path.rpartition(".")[2]
         if not isinstance(data, dict):
-            raise self._error(path, f"must be a table with value, kind and source, got {data!r}")
+            raise self._error(
+                path, f"must be a table with value, kind and source, got {shown(data)}"
+            )
         numbers = {k: data[k] for k in ("value", "low", "high") if k in data}
         for name, number in numbers.items():
             self._check_number(number, key, f"{path}.{name}")
@@ -121,9 +124,9 @@ class Reader:
 
     def _check_number(self, number: Any, key: str, path: str) -> None:
         if isinstance(number, bool) or not isinstance(number, (int, float)):
-            raise self._error(path, f"must be a number, got {number!r}")
-        if not math.isfinite(number) or number < 0:
-            raise self._error(path, f"must be finite and not negative, got {number}")
+            raise self._error(path, f"must be a number, got {shown(number)}")
+        if not 0 <= number <= sys.float_info.max:
+            raise self._error(path, f"must be finite and not negative, got {shown(number)}")
         if unit_of(key) == "num_" and (number < 1 or number != int(number)):
             raise self._error(path, f"is a count and must be a whole number from 1, got {number}")
 

@@ -154,6 +154,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(
     [
         (', source = "meter", measuring_point', ", measuring_point", "source` is missing"),
         ('source = "meter", measuring_point', 'source = "metre", measuring_point', "'meter'?"),
+        ('source = "meter", measuring_point', 'source = ["meter"], measuring_point', "'meter'?"),
         ('meter = "measured on my desk"', 'meter = ""', "`sources.meter` must be a citation"),
         ('kind = "measured"', 'kind = "mesured"', "did you mean 'measured'?"),
         (', measuring_point = "wall"', "", "needs a measuring_point"),
@@ -167,6 +168,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(
         ("value = 2.5", "value = -1", "finite and not negative"),
         ("value = 2.5", "value = nan", "finite and not negative"),
         ("value = 2.5", "value = inf", "finite and not negative"),
+        ("value = 2.5", f"value = 1{'0' * 400}", "finite and not negative, got 1000"),
         ("value = 2.5", "value = true", "must be a number"),
         ("value = 2.5", 'value = "2.5"', "must be a number"),
         ("low = 8e9", "low = 9.5e9", "lies outside"),
@@ -175,6 +177,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(
         ("num_cores = { value = 4", "num_cores = { value = 0", "whole number from 1"),
         ('idle_w = { value = 2.5, kind = "measured"', "idle_w = 2.5 #", "must be a table"),
         ('isa = "aarch64"', 'isa = "riscv64"', "must be one of aarch64"),
+        ('isa = "aarch64"', f"isa{'.a' * 3000} = 1", "must be one of aarch64"),
         ('features = ["dotprod"]', 'features = ["dotpord"]', "did you mean 'dotprod'?"),
         ('features = ["dotprod"]', 'features = "dotprod"', "must be a list"),
         ('name = "mine"', "name = 7", "must be of type str"),
@@ -254,7 +257,8 @@ def test_an_unknown_name_gets_the_nearest_one() -> None:
 def test_a_file_that_is_not_there_or_no_toml_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(ProfileError, match="cannot read the profile"):
         load(tmp_path / "gone.toml")
-    with pytest.raises(ProfileError, match="not valid TOML"):
-        load(write(tmp_path, "name = "))
+    for text in ("name = ", f"name = {'1' * 5000}", f"name = {'[' * 3000}"):
+        with pytest.raises(ProfileError, match="not valid TOML"):
+            load(write(tmp_path, text))
     with pytest.raises(ProfileError, match="`sources` must be a table"):
         load(write(tmp_path, "sources = 1"))
