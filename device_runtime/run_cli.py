@@ -141,6 +141,7 @@ def _settings_from(args: argparse.Namespace) -> RuntimeSettings:
 
 def _link_from(args: argparse.Namespace, patience_s: float) -> LinkSettings | None:
     if args.device_only:
+        _refuse_edge_options(args)
         return None
     session_url(args.edge)  # a typing error shows before the model is loaded
     token = _token(args.token_file) if args.token_file else None
@@ -151,6 +152,13 @@ def _link_from(args: argparse.Namespace, patience_s: float) -> LinkSettings | No
             raise ConfigError(f"--ca-file {args.ca_file} gives no certificates: {error}") from None
     waits = args.edge_patience is not None
     return LinkSettings(args.edge, token, args.ca_file, patience_s, waits_at_first=waits)
+
+
+def _refuse_edge_options(args: argparse.Namespace) -> None:
+    """Those that only an edge gives a sense to; what tells how to draw holds for the SLM, too."""
+    for option in ("--edge", "--token-file", "--ca-file", "--edge-patience"):
+        if getattr(args, option[2:].replace("-", "_")) not in (None, ""):
+            raise ConfigError(f"--device-only asks no edge, and {option} is for one; leave one out")
 
 
 def _token(path: Path) -> str:

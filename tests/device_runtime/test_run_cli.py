@@ -196,6 +196,10 @@ def test_what_stands_when_the_edge_is_lost_is_shown(
         ([*NOWHERE, "--on-edge-loss", "local", "--edge-patience", 0], "would never reach an edge"),
         ([*NOWHERE, "--on-edge-loss", "local", "--edge-only"], "take wait or fail"),
         (["--device-only", "--on-edge-loss", "local"], "take wait or fail"),
+        (["--device-only", *NOWHERE], "asks no edge, and --edge is for one; leave one out"),
+        (["--device-only", "--token-file", "/none"], "and --token-file is for one"),
+        (["--device-only", "--ca-file", "/none"], "and --ca-file is for one"),
+        (["--device-only", "--edge-patience", 0], "and --edge-patience is for one"),
         (
             [*NOWHERE, "--on-edge-loss", "local", "--scheme", "u-hlm", "--lossy"],
             "with a lossless scheme",
