@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from secrets import token_hex
 from typing import Any, TypeVar
 
 import tokenizers
+import transformers
 from jinja2.exceptions import TemplateError
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from device_runtime.protocol.detokenizer import Detokenizer
 from device_runtime.protocol.errors import TandemError
 from device_runtime.protocol.marks import Marks, guarded_strings
+from device_runtime.protocol.start_tokens import take_start_tokens
 from device_runtime.protocol.text_codec import TextCodec
 
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 
 class PromptError(TandemError, ValueError):
@@ -37,9 +43,21 @@ class EdgeText:
     @classmethod
     def open(cls, folder: Path) -> EdgeText:
         """Read tokenizer.json and the files beside it; BundleError if it cannot be streamed."""
-        codec = TextCodec(tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")))
-        load: Any = PreTrainedTokenizerFast.from_pretrained
-        return cls(codec, load(folder, local_files_only=True))
+        inner = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+        inner.no_truncation()
+        inner.no_padding()
+        fast = _open_named(folder)
+        if fast is None:
+            plain: Any = PreTrainedTokenizerFast.from_pretrained
+            fast = plain(folder, local_files_only=True)
+        elif not take_start_tokens(inner, fast):
+            logger.warning(
+                "%s makes other tokens of a text than transformers %s does by tokenizer_config.json; "
+                "should completions be poor, make it with "
+                "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)",
+                folder / "tokenizer.json", transformers.__version__,
+            )  # fmt: skip
+        return cls(TextCodec(inner), fast)
 
     async def in_thread(self, work: Callable[[], T]) -> T:
         """Long texts take a while: they must not hold up the event loop."""
@@ -94,3 +112,12 @@ class EdgeText:
         if entry is not None and entry[1]:
             return entry[0]
         return self.token_bytes(token_id).decode("utf-8", "replace")
+
+
+def _open_named(folder: Path) -> Any:
+    """By the class that tokenizer_config.json names; None where it names none that loads here."""
+    load: Any = AutoTokenizer.from_pretrained
+    with suppress(Exception):  # whatever a config can make transformers raise
+        if get_tokenizer_config(folder, local_files_only=True).get("tokenizer_class"):
+            return load(folder, trust_remote_code=False, local_files_only=True)
+    return None

@@ -110,13 +110,17 @@ def chat_template(checkpoint: Checkpoint) -> str | None:
 
 
 def write_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
-    """tokenizer.json without truncation and padding, and the chat template if there is one."""
+    """tokenizer.json with the checkpoint's settings, and the chat template if there is one."""
     path = checkpoint.folder / TOKENIZER_FILE
     data = json.loads(path.read_text(encoding="utf-8"))
-    if data.get("truncation") or data.get("padding"):
-        # They come from training scripts and would cut prompts in silence.
-        data |= {"truncation": None, "padding": None}
-        text = json.dumps(data, ensure_ascii=False)
+    around = checkpoint.tokenizer.post_processor
+    settled = {
+        "truncation": None,
+        "padding": None,
+        "post_processor": around and json.loads(around.__getstate__()),
+    }
+    if any(data.get(key) != value for key, value in settled.items()):
+        text = json.dumps(data | settled, ensure_ascii=False)
         (folder / TOKENIZER_FILE).write_text(text, encoding="utf-8")
     else:
         shutil.copyfile(path, folder / TOKENIZER_FILE)

@@ -22,6 +22,7 @@ from export.errors import ExportError
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
+TOKENIZER_ADVICE = "make it with AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
 _ATTENTION_KINDS = {"full_attention", "sliding_attention", "chunked_attention"}
 
 
@@ -36,6 +37,7 @@ class Checkpoint:
     generation_config: dict[str, Any]
     tokenizer_config: dict[str, Any]
     tokenizer: Tokenizer
+    """As tokenizer.json has it; `start_tokens.settle` changes what it puts around a text."""
 
     @property
     def model_type(self) -> str:
@@ -208,18 +210,22 @@ def refuse_hybrid(source: str, model_type: str) -> None:
 
 
 def _tokenizer(folder: Path, tokenizer_config: dict[str, Any]) -> Tokenizer:
+    """Without truncation and padding: they come from training scripts and would cut prompts unseen."""
     path = folder / "tokenizer.json"
-    advice = "make it with AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
     if not path.is_file():
-        raise ExportError(f"{folder} has no tokenizer.json (the fast tokenizer); {advice}")
+        raise ExportError(
+            f"{folder} has no tokenizer.json (the fast tokenizer); {TOKENIZER_ADVICE}"
+        )
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # noqa: BLE001 -- tokenizers raises nothing narrower
-        raise ExportError(f"{path} cannot be read ({error}); {advice}") from None
+        raise ExportError(f"{path} cannot be read ({error}); {TOKENIZER_ADVICE}") from None
     for id_, token in tokenizer_config.get("added_tokens_decoder", {}).items():
         if tokenizer.token_to_id(token["content"]) != int(id_):
             raise ExportError(
                 f"{path} does not have the token {token['content']} (id {id_}) that "
-                f"tokenizer_config.json adds; {advice}"
+                f"tokenizer_config.json adds; {TOKENIZER_ADVICE}"
             )
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
     return tokenizer

@@ -113,8 +113,10 @@ def _describe(args: argparse.Namespace, stages: Stages) -> tuple[Location, Check
     bundle.check_place(args.out, force=args.force, checkpoint=found.folder)
     bundle.chat_template(found)
     with stages.stage("libraries_s", "Loading the libraries"):
-        from export import architecture
-    architecture.check(found)
+        from export import architecture, start_tokens
+
+        architecture.check(found)
+        start_tokens.settle(found)
     return location, found
 
 

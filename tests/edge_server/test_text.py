@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,7 @@ from tests.tiny_models import (
     TEXT,
     save_checkpoint,
     tiny_model,
+    tiny_tokenizer,
 )
 
 TRIMMING = (
@@ -68,6 +70,41 @@ def test_chats_are_the_device_s_tokens(
 def test_prompts_are_the_device_s_tokens(folder: Path, prompt: str) -> None:
     tokenizer = Tokenizer.open(folder / "tokenizer.json")
     assert EdgeText.open(folder).prompt_ids(prompt) == tokenizer.encode_prompt(prompt)
+
+
+@pytest.mark.parametrize(
+    ("changes", "num_start"),
+    [
+        ({"add_bos_token": True}, 1),
+        ({"add_bos_token": False}, 0),
+        ({"add_prefix_space": True}, 0),  # would need tokenizer.model
+        ({"tokenizer_class": "NovelTokenizer"}, 0),
+        ({"tokenizer_class": None, "add_bos_token": True}, 0),
+    ],
+)
+def test_prompts_begin_as_tokenizer_config_says(
+    changes: dict[str, object], num_start: int, tmp_path: Path
+) -> None:
+    folder = save_checkpoint(tiny_model("llama"), tmp_path / "m")
+    configure(folder, **{"tokenizer_class": "LlamaTokenizer", "legacy": True, **changes})
+    ids = EdgeText.open(folder).prompt_ids("hello")
+    assert ids[:num_start] == [SPECIAL_TOKENS.index(START)][:num_start]
+    assert ids[num_start:] == tiny_tokenizer().encode("hello").ids
+
+
+def test_a_start_token_that_tokenizer_json_lacks_is_left_out_and_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = save_checkpoint(tiny_model("llama"), tmp_path / "m")
+    configure(folder, tokenizer_class="LlamaTokenizer", bos_token="<novel>", legacy=True)
+    assert EdgeText.open(folder).prompt_ids("hello") == tiny_tokenizer().encode("hello").ids
+    (line,) = [record.message for record in caplog.records if record.name == "edge_server.text"]
+    assert "makes other tokens of a text" in line and "save_pretrained" in line
+
+
+def configure(folder: Path, **changes: object) -> None:
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
 def test_special_tokens_in_messages_stay_text(folder: Path) -> None:
