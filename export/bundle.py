@@ -13,8 +13,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from device_runtime.bundle import MANIFEST_FILE, save_manifest, sha256
-from device_runtime.protocol.manifest import FORMAT_VERSION, Manifest
+from jinja2.exceptions import TemplateError
+
+from device_runtime.bundle import MANIFEST_FILE, load_manifest, save_manifest, sha256
+from device_runtime.chat_template import MAX_TEMPLATE_BYTES
+from device_runtime.protocol.manifest import FORMAT_VERSION, Manifest, unfit
+from device_runtime.template_sandbox import BoundedEnvironment
 from export.checkpoint import Checkpoint
 from export.errors import ExportError
 
@@ -99,14 +103,38 @@ def replacing(out: Path, *, force: bool) -> Iterator[Path]:
 
 
 def chat_template(checkpoint: Checkpoint) -> str | None:
-    """The checkpoint's, if it has one; ExportError where it is no text."""
+    """The checkpoint's, if it has one; ExportError where a device could not render it."""
+    advice = "mend it, or remove it from chat_template.jinja and tokenizer_config.json"
     try:
-        return checkpoint.chat_template
-    except UnicodeDecodeError as error:
+        template = checkpoint.chat_template
+        if template is not None:
+            BoundedEnvironment().from_string(template)
+    except (UnicodeDecodeError, TemplateError) as error:
         raise ExportError(
-            f"the chat template of {checkpoint.source} is no UTF-8 text ({error}); mend or remove "
-            "chat_template.jinja"
+            f"the chat template of {checkpoint.source} is no Jinja template in UTF-8 ({error}); "
+            f"{advice}"
         ) from None
+    if template is not None and len(template.encode()) > MAX_TEMPLATE_BYTES:
+        raise ExportError(
+            f"the chat template of {checkpoint.source} is larger than the {MAX_TEMPLATE_BYTES} bytes "
+            f"that a device reads; {advice}"
+        )
+    return template
+
+
+def check_description(checkpoint: Checkpoint, context_len: int) -> None:
+    """ExportError where a device would refuse what the manifest says of the checkpoint."""
+    wrong = unfit(
+        {
+            "context_len": context_len,
+            "bos_token_id": checkpoint.bos_token_id,
+            "end_token_ids": checkpoint.end_token_ids,
+        }
+    )
+    if wrong is not None:
+        raise ExportError(
+            f"{checkpoint.source} gives {wrong}; correct its config.json or generation_config.json"
+        )
 
 
 def write_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
@@ -155,7 +183,7 @@ def write_manifest(
         **asdict(signature),
     )
     save_manifest(manifest, folder)
-    return manifest
+    return load_manifest(folder)
 
 
 def onnxruntime_version() -> str:

@@ -48,7 +48,7 @@ class Checkpoint:
         """From the generation config, else the config; the tokenizer's own end token first."""
         stated = self._first("eos_token_id")
         ids = list(dict.fromkeys(stated if isinstance(stated, list) else [stated]))
-        ids = [id_ for id_ in ids if id_ is not None]
+        ids = [id_ for id_ in ids if not _is_none(id_)]
         name = self.tokenizer_config.get("eos_token")
         name = name.get("content") if isinstance(name, dict) else name
         own = self.tokenizer.token_to_id(name) if name else None
@@ -57,7 +57,7 @@ class Checkpoint:
     @property
     def bos_token_id(self) -> int | None:
         id_ = self._first("bos_token_id")
-        return None if id_ is None else int(id_)
+        return None if _is_none(id_) else int(id_)
 
     @property
     def chat_template(self) -> str | None:
@@ -74,6 +74,11 @@ class Checkpoint:
     def _first(self, key: str) -> Any:
         stated = self.generation_config.get(key)
         return self.config.get(key) if stated is None else stated
+
+
+def _is_none(token_id: Any) -> bool:
+    """Whether a config says that there is no such token: some write -1."""
+    return token_id is None or token_id < 0
 
 
 def read(folder: Path, source: str) -> Checkpoint:

@@ -127,6 +127,7 @@ def _choose(
     from export import architecture
 
     context_len = choose.choose_context(args.context, architecture.context_len(found))
+    bundle.check_description(found, context_len)
     cache = choose.choose_cache(
         args.cache, chosen.weights, graph, args.device, bundle.onnxruntime_version()
     )

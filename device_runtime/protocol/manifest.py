@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import reprlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -75,14 +75,18 @@ class Manifest:
                 f"{where} has missing or unknown keys: {', '.join(map(_short, wrong[:5]))}; "
                 "export the model again"
             )
-        for name, value in data.items():
-            rule = _RULES[name]
-            if not rule.holds(value):
-                raise BundleError(
-                    f"{where} gives {name} as {_short(value)}, where {rule.expected} is expected; "
-                    "export the model again"
-                )
+        if (wrong_value := unfit(data)) is not None:
+            raise BundleError(f"{where} gives {wrong_value}; export the model again")
         return cls(**{**data, "end_token_ids": tuple(data["end_token_ids"])})
+
+
+def unfit(values: Mapping[str, Any]) -> str | None:
+    """The first of a manifest's values that breaks its rule, in words; None where all are fit."""
+    for name, value in values.items():
+        rule = _RULES[name]
+        if not rule.holds(value):
+            return f"{name} as {_short(value)}, where {rule.expected} is expected"
+    return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from device_runtime.chat_template import MAX_TEMPLATE_BYTES
 from export import bundle
 from export.checkpoint import Checkpoint
 from export.errors import ExportError
@@ -185,3 +187,43 @@ def test_the_chat_template_becomes_a_file(tmp_path: Path) -> None:
     tiny_tokenizer().save(str(tmp_path / "tokenizer.json"))
     bundle.write_tokenizer(checkpoint(tmp_path, {"chat_template": "{{ x }}"}), tmp_path / "out")
     assert (tmp_path / "out" / "chat_template.jinja").read_text() == "{{ x }}"
+
+
+@pytest.mark.parametrize(
+    ("template", "why"),
+    [
+        ("{% for m in messages %}", "is no Jinja template in UTF-8"),
+        ("{{ messages | novel }}", "No filter named 'novel'"),
+        ("{# " + "x" * MAX_TEMPLATE_BYTES + " #}", "is larger than the 131072 bytes"),
+    ],
+)
+def test_a_chat_template_that_no_device_renders_is_refused(
+    tmp_path: Path, template: str, why: str
+) -> None:
+    with pytest.raises(ExportError, match=f"{why}.*mend it, or remove it"):
+        bundle.chat_template(checkpoint(tmp_path, {"chat_template": template}))
+
+
+def test_a_chat_template_may_use_what_devices_know(tmp_path: Path) -> None:
+    template = (
+        "{% for m in messages %}{% generation %}{{ m | tojson }}{% endgeneration %}{% break %}"
+    )
+    template += "{% endfor %}"
+    assert bundle.chat_template(checkpoint(tmp_path, {"chat_template": template})) == template
+
+
+@pytest.mark.parametrize(
+    ("config", "context_len", "why"),
+    [
+        ({"eos_token_id": 1 << 24}, 64, "gives end_token_ids as"),
+        ({"bos_token_id": 1 << 24}, 64, "gives bos_token_id as"),
+        ({}, 0, "gives context_len as 0, where a whole number from 1"),
+    ],
+)
+def test_what_a_manifest_must_not_say_is_refused(
+    tmp_path: Path, config: dict[str, Any], context_len: int, why: str
+) -> None:
+    found = replace(checkpoint(tmp_path), config=config)
+    with pytest.raises(ExportError, match=f"{why}.*; correct its config.json"):
+        bundle.check_description(found, context_len)
+    bundle.check_description(checkpoint(tmp_path), 64)

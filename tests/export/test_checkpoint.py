@@ -68,6 +68,12 @@ def test_a_checkpoint_may_have_no_end_token(folder: Path) -> None:
     assert checkpoint.read(folder, "it").end_token_ids == ()
 
 
+def test_a_negative_id_stands_for_no_token(folder: Path) -> None:
+    write(folder, "config.json", {**CONFIG, "bos_token_id": -1, "eos_token_id": [-1, 7]})
+    found = checkpoint.read(folder, "it")
+    assert (found.bos_token_id, found.end_token_ids) == (None, (7,))
+
+
 @pytest.mark.parametrize(
     ("stated", "expected"),
     [

@@ -271,6 +271,7 @@ def test_a_fused_graph_is_refused_where_there_is_none(
         ({"model_type": "mamba", "architectures": None}, "cannot be rolled back"),
         ({"model_type": "novel", "architectures": None}, "which cannot be exported; these can"),
         ({"max_position_embeddings": None}, "states no context length"),
+        ({"max_position_embeddings": 0}, "gives context_len as 0"),
     ],
 )
 def test_a_checkpoint_is_refused_before_its_weights_are_read(
@@ -298,7 +299,7 @@ def test_a_chat_template_that_is_no_text_is_refused_before_the_weights_are_read(
     checkpoint = Path(shutil.copytree(llama, tmp_path / "llama"))
     (checkpoint / "chat_template.jinja").write_bytes(b"\xff{{ messages }}")
     (checkpoint / "model.safetensors").write_bytes(b"never read")
-    with pytest.raises(ExportError, match=r"chat template of .* is no UTF-8 text"):
+    with pytest.raises(ExportError, match=r"chat template of .* is no Jinja template in UTF-8"):
         export(checkpoint, "--out", tmp_path / "out", "--json")
 
 
