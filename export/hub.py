@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
@@ -48,7 +48,9 @@ def locate(name: str) -> Location:
 
     Weights of a hub model come later, with `fetch_weights`. ExportError where there is none.
     """
-    folder = Path(name).expanduser()
+    folder = Path(name)
+    with suppress(RuntimeError):  # ~nobody
+        folder = folder.expanduser()
     if folder.is_dir():
         return Location(folder, folder.resolve().name)
     if folder.exists():

@@ -80,7 +80,8 @@ def test_nothing_pickled_is_ever_asked_for(downloads: Calls) -> None:
     assert patterns == {"*.json", "*.jinja", "model*.safetensors"}
 
 
-@pytest.mark.parametrize("name", ["./nothing", "/nothing/here", "a/b/c", "owner/", "-x y", ""])
+@pytest.mark.parametrize("name", ["./nothing", "/nothing/here", "a/b/c", "owner/", "-x y", "",
+                                  "~nosuch/x"])  # fmt: skip
 def test_what_is_neither_folder_nor_hub_id_is_refused_without_the_network(
     name: str, downloads: Calls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
