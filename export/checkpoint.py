@@ -7,7 +7,8 @@ asked for the names of the models it has, where a checkpoint would rather bring 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 
+from device_runtime.protocol.errors import TandemError
 from device_runtime.protocol.foreign_code import foreign_code
 from export.errors import ExportError
 
@@ -23,6 +25,7 @@ PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
 TOKENIZER_ADVICE = "make it with AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
+_OF_WRONG_TYPES = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 _ATTENTION_KINDS = {"full_attention", "sliding_attention", "chunked_attention"}
 
 
@@ -67,13 +70,29 @@ class Checkpoint:
             return path.read_text(encoding="utf-8")
         template = self.tokenizer_config.get("chat_template")
         if isinstance(template, list):  # several named ones
-            named = {entry["name"]: entry["template"] for entry in template}
-            template = named.get("default")
+            template = {entry["name"]: entry["template"] for entry in template}
+        if isinstance(template, dict):
+            template = template.get("default")
         return template
 
     def _first(self, key: str) -> Any:
         stated = self.generation_config.get(key)
         return self.config.get(key) if stated is None else stated
+
+
+@contextmanager
+def refusing_malformed(name: str) -> Iterator[None]:
+    """ExportError in place of what values of the wrong type make their readers raise."""
+    try:
+        yield
+    except TandemError:  # some are ValueErrors
+        raise
+    except _OF_WRONG_TYPES as error:
+        raise ExportError(
+            f"{name} is malformed: config.json, generation_config.json or tokenizer_config.json has a "
+            f"value of the wrong kind ({type(error).__name__}: {error}); correct it, or download it "
+            "again"
+        ) from error
 
 
 def _is_none(token_id: Any) -> bool:

@@ -83,10 +83,12 @@ def run(args: argparse.Namespace) -> int:
     chosen = choose.choose_weights(args.weights, args.accuracy_level, args.device)
     choose.check_calibration(args.calibration)
     bundle.check_place(args.out, force=args.force)
-    location, found = _describe(args, stages)
-    graph = choose.choose_graph(args.graph, found)
-    chosen = choose.fit_to_graph(chosen, graph, args.weights)
-    choice = _choose(args, chosen, graph, found)
+    location = _locate(args)
+    with checkpoint.refusing_malformed(location.source):
+        found = _describe(args, location, stages)
+        graph = choose.choose_graph(args.graph, found)
+        chosen = choose.fit_to_graph(chosen, graph, args.weights)
+        choice = _choose(args, chosen, graph, found)
     _fetch_weights(args.out, location, found, choice)
     with bundle.replacing(args.out, force=args.force) as folder:
         parity = _export(found, folder, choice, stages)
@@ -100,15 +102,18 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _describe(args: argparse.Namespace, stages: Stages) -> tuple[Location, Checkpoint]:
-    """Where the checkpoint is, and its description.
-
-    Everything that can be refused is refused before the first weight is read (or downloaded).
-    """
+def _locate(args: argparse.Namespace) -> Location:
     from export import hub
 
     hub.show_progress(not args.json)
-    location = hub.locate(args.checkpoint)
+    return hub.locate(args.checkpoint)
+
+
+def _describe(args: argparse.Namespace, location: Location, stages: Stages) -> Checkpoint:
+    """The checkpoint's description.
+
+    Everything that can be refused is refused before the first weight is read (or downloaded).
+    """
     found = checkpoint.read(location.folder, location.source)
     bundle.check_place(args.out, force=args.force, checkpoint=found.folder)
     bundle.chat_template(found)
@@ -117,7 +122,7 @@ def _describe(args: argparse.Namespace, stages: Stages) -> tuple[Location, Check
 
         architecture.check(found)
         start_tokens.settle(found)
-    return location, found
+    return found
 
 
 def _choose(

@@ -80,6 +80,7 @@ def test_a_negative_id_stands_for_no_token(folder: Path) -> None:
         ("one", "one"),
         ([{"name": "tools", "template": "t"}, {"name": "default", "template": "d"}], "d"),
         ([{"name": "tools", "template": "t"}], None),
+        ({"tools": "t", "default": "d"}, "d"),
     ],
 )
 def test_the_chat_template_is_found_in_the_tokenizer_config(

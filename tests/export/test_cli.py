@@ -293,6 +293,33 @@ def test_a_checkpoint_is_refused_before_its_weights_are_read(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("config.json", {"partial_rotary_factor": None}),
+        ("config.json", {"layer_types": 3}),
+        ("config.json", {"rope_scaling": {"rope_type": "longrope",
+                                          "original_max_position_embeddings": "many"}}),
+        ("generation_config.json", {"bos_token_id": [1, 2]}),
+        ("generation_config.json", {"eos_token_id": {}}),
+        ("tokenizer_config.json", {"chat_template": [{"template": "x"}]}),
+        ("tokenizer_config.json", {"chat_template": 3}),
+        ("tokenizer_config.json", {"added_tokens_decoder": []}),
+        ("tokenizer_config.json", {"eos_token": 3}),
+    ],
+)  # fmt: skip
+def test_a_malformed_description_is_told_as_such(
+    name: str, change: dict[str, Any], llama: Path, export: Export, tmp_path: Path
+) -> None:
+    checkpoint = Path(shutil.copytree(llama, tmp_path / "llama"))
+    (checkpoint / "chat_template.jinja").unlink()
+    path = checkpoint / name
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    (checkpoint / "model.safetensors").write_bytes(b"never read")
+    with pytest.raises(ExportError, match=r"^llama is malformed: config\.json, .*\); correct it"):
+        export(checkpoint, "--out", tmp_path / "out", "--json")
+
+
 def test_a_chat_template_that_is_no_text_is_refused_before_the_weights_are_read(
     llama: Path, export: Export, tmp_path: Path
 ) -> None:
