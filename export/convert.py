@@ -72,7 +72,18 @@ def load_model(checkpoint: Checkpoint) -> PreTrainedModel:
             f"{checkpoint.source} lacks {len(missing)} of its weights (such as {missing[0]}); "
             "download or save it completely"
         )
+    _refuse_infinite(model, checkpoint.source)
     return model
+
+
+def _refuse_infinite(model: PreTrainedModel, source: str) -> None:
+    """ExportError where a weight is no number: rounding and parity check would blame something else."""
+    for name, weight in model.named_parameters():
+        if not weight.isfinite().all():
+            raise ExportError(
+                f"{source} has weights that are not finite (NaN or infinity, first in {name}); "
+                "download it again, or take a checkpoint from before its training failed"
+            )
 
 
 def _config(checkpoint: Checkpoint) -> PretrainedConfig:

@@ -320,6 +320,20 @@ def test_a_malformed_description_is_told_as_such(
         export(checkpoint, "--out", tmp_path / "out", "--json")
 
 
+@pytest.mark.parametrize("weights", ["int4", "fp32"])
+def test_weights_that_are_not_finite_are_told_as_such(
+    weights: str, export: Export, tmp_path: Path
+) -> None:
+    model = tiny_model("llama")
+    with torch.no_grad():
+        next(model.model.layers[1].mlp.up_proj.parameters())[0, 0] = torch.nan
+    checkpoint = save_checkpoint(model, tmp_path / "llama")
+    with pytest.raises(
+        ExportError, match=r"not finite \(.* first in model\.layers\.1\.mlp\.up_proj"
+    ):
+        export(checkpoint, "--out", tmp_path / "out", "--json", "--weights", weights)
+
+
 def test_a_chat_template_that_is_no_text_is_refused_before_the_weights_are_read(
     llama: Path, export: Export, tmp_path: Path
 ) -> None:
