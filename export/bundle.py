@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -21,6 +20,7 @@ from device_runtime.protocol.manifest import FORMAT_VERSION, Manifest, unfit
 from device_runtime.template_sandbox import BoundedEnvironment
 from export.checkpoint import Checkpoint
 from export.errors import ExportError
+from export.scratch import NEW, OLD, flush, scratch
 
 if TYPE_CHECKING:  # importing onnx would double the time to `tandem export --help`
     from export.graph_signature import GraphSignature
@@ -86,12 +86,12 @@ def replacing(out: Path, *, force: bool) -> Iterator[Path]:
     ExportError where something has appeared there meanwhile that must not be replaced.
     """
     out = out.resolve()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
-        new, old = Path(scratch, "new"), Path(scratch, "old")
-        new.mkdir()
+    with scratch(out) as folder:
+        new, old = folder / NEW, folder / OLD
         yield new
         check_place(out, force=force)
+        for path in (*new.iterdir(), new):
+            flush(path)
         if out.exists():
             out.rename(old)
         try:
@@ -100,6 +100,7 @@ def replacing(out: Path, *, force: bool) -> Iterator[Path]:
             if old.exists():
                 old.rename(out)
             raise
+        flush(out.parent)
 
 
 def chat_template(checkpoint: Checkpoint) -> str | None:

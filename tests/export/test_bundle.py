@@ -141,6 +141,30 @@ def test_what_appears_meanwhile_is_not_destroyed(tmp_path: Path, force: bool) ->
     assert list(tmp_path.iterdir()) == [out]
 
 
+def test_a_bundle_is_on_the_disk_before_the_old_one_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = bundle_at(tmp_path / "out")
+    flushed: list[Path] = []
+    fsync, rename = os.fsync, Path.rename
+    names = {"model.onnx", "manifest.json", "new"}
+
+    def recorded(descriptor: int) -> None:
+        flushed.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+        fsync(descriptor)
+
+    def renamed(self: Path, target: Path) -> Path:
+        assert {path.name for path in flushed} == names
+        return rename(self, target)
+
+    monkeypatch.setattr(os, "fsync", recorded)
+    monkeypatch.setattr(Path, "rename", renamed)
+    with bundle.replacing(out, force=True) as folder:
+        for name in names - {"new"}:
+            (folder / name).write_text("new")
+    assert flushed[-1] == tmp_path
+
+
 def test_a_mount_point_is_refused_before_any_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
