@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -83,10 +83,17 @@ def check_space(out: Path, num_parameters: int, graph: str, weights: str) -> Non
 def replacing(out: Path, *, force: bool) -> Iterator[Path]:
     """A new folder that takes the place of `out` at the end; on an error `out` stays as it was.
 
-    ExportError where something has appeared there meanwhile that must not be replaced.
+    ExportError where none can be made there, or where something has appeared meanwhile that must not
+    be replaced.
     """
     out = out.resolve()
-    with scratch(out) as folder:
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(scratch(out))
+        except OSError as error:
+            raise ExportError(
+                f"no bundle can be made at {out} ({error}); choose another place for --out"
+            ) from error
         new, old = folder / NEW, folder / OLD
         yield new
         check_place(out, force=force)

@@ -89,8 +89,8 @@ def run(args: argparse.Namespace) -> int:
         graph = choose.choose_graph(args.graph, found)
         chosen = choose.fit_to_graph(chosen, graph, args.weights)
         choice = _choose(args, chosen, graph, found)
-    _fetch_weights(args.out, location, found, choice)
     with bundle.replacing(args.out, force=args.force) as folder:
+        _fetch_weights(args.out, location, found, choice)
         parity = _export(found, folder, choice, stages)
     report = _report(args, found, choice, parity, stages)
     report["notes"] = list(chosen.notes)

@@ -165,6 +165,16 @@ def test_a_bundle_is_on_the_disk_before_the_old_one_goes(
     assert flushed[-1] == tmp_path
 
 
+def test_a_place_where_nothing_can_be_made_is_refused_before_any_work() -> None:
+    with (
+        pytest.raises(
+            ExportError, match=r"no bundle can be made at /dev/null/x .*; choose another"
+        ),
+        bundle.replacing(Path("/dev/null/x"), force=False),
+    ):
+        pytest.fail("the work began")
+
+
 def test_a_mount_point_is_refused_before_any_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -293,6 +293,17 @@ def test_a_checkpoint_is_refused_before_its_weights_are_read(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_place_that_cannot_be_made_is_refused_before_the_weights_are_read(
+    llama: Path, export: Export, tmp_path: Path
+) -> None:
+    checkpoint = Path(shutil.copytree(llama, tmp_path / "llama"))
+    (checkpoint / "model.safetensors").write_bytes(b"never read")
+    with pytest.raises(
+        ExportError, match=r"no bundle can be made at /dev/null/x .*; choose another"
+    ):
+        export(checkpoint, "--out", "/dev/null/x", "--json")
+
+
 @pytest.mark.parametrize(
     ("name", "change"),
     [
