@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -29,9 +30,10 @@ GRAPH_FILE = "model.onnx"
 TOKENIZER_FILE = "tokenizer.json"
 TEMPLATE_FILE = "chat_template.jinja"
 
-_FUSED_BYTES = {"fp32": 4.1, "fp16": 2.1, "int8": 1.25, "int8-dynamic": 1.25, "int4": 0.75}
-"""Of a parameter on disk: a fused graph is written once. int8 and int4 have a scale for each block
-of 32 or more (1/8 byte); the rest is for norms and rotary tables."""
+_FUSED_BYTES = {"fp32": 4.1, "fp16": 6.2, "int8": 1.25, "int8-dynamic": 1.25, "int4": 0.75}
+"""Of a parameter on disk: a fused graph is written once, one of fp16 (2.1) beside its twin of fp32
+that the parity check needs. int8 and int4 have a scale for each block of 32 or more (1/8 byte); the
+rest is for norms and rotary tables."""
 _TRACED_BYTES = 12.0
 """In a graph of optimum, whatever becomes of it: the traced weights, the merged file and a rewritten
 copy, in float32, are on disk at once."""
@@ -64,19 +66,36 @@ def check_place(out: Path, *, force: bool, checkpoint: Path | None = None) -> No
         raise ExportError(f"{out} holds a bundle already; add --force to replace it")
 
 
-def check_space(out: Path, num_parameters: int, graph: str, weights: str) -> None:
-    """ExportError where the disk of `out` is too full for such a graph of this size."""
+def space_bytes(num_parameters: int, graph: str, weights: str) -> float:
+    """What an export of such a graph takes on the disk of its bundle while it runs."""
+    return num_parameters * (_FUSED_BYTES[weights] if graph == "fused" else _TRACED_BYTES)
+
+
+def check_space(out: Path, needed_bytes: float) -> None:
+    """ExportError where the disk of `out` has less left."""
     parent = out.resolve()
     while not parent.exists():
         parent = parent.parent
-    per_parameter = _FUSED_BYTES[weights] if graph == "fused" else _TRACED_BYTES
-    needed_bytes = num_parameters * per_parameter
     free_bytes = shutil.disk_usage(parent).free
     if free_bytes < needed_bytes:
         raise ExportError(
             f"the export needs about {needed_bytes / 1e9:.1f} GB, and the disk of {parent} has "
             f"{free_bytes / 1e9:.1f} GB left; free some, or choose another place for --out"
         )
+
+
+@contextmanager
+def naming_full_disk(out: Path, needed_bytes: float) -> Iterator[None]:
+    """ExportError in place of the OSError of a disk that fills up meanwhile."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise ExportError(
+            f"the disk of {out.resolve().parent} has become full ({error}): the export needs about "
+            f"{needed_bytes / 1e9:.1f} GB there; free some, or choose another place for --out"
+        ) from error
 
 
 @contextmanager

@@ -90,8 +90,9 @@ def run(args: argparse.Namespace) -> int:
         chosen = choose.fit_to_graph(chosen, graph, args.weights)
         choice = _choose(args, chosen, graph, found)
     with bundle.replacing(args.out, force=args.force) as folder:
-        _fetch_weights(args.out, location, found, choice)
-        parity = _export(found, folder, choice, stages)
+        needed_bytes = _fetch_weights(args.out, location, found, choice)
+        with bundle.naming_full_disk(args.out, needed_bytes):
+            parity = _export(found, folder, choice, stages)
     report = _report(args, found, choice, parity, stages)
     report["notes"] = list(chosen.notes)
     report["wall_s"] = time.perf_counter() - started_s
@@ -140,15 +141,21 @@ def _choose(
     return Choice(graph, chosen.weights, chosen.accuracy_level, cache, calibration, context_len)
 
 
-def _fetch_weights(out: Path, location: Location, found: Checkpoint, choice: Choice) -> None:
-    """Download what is not here; ExportError where the disks are too full for it or the bundle."""
+def _fetch_weights(out: Path, location: Location, found: Checkpoint, choice: Choice) -> float:
+    """Download what is not here; the bytes that the export needs on the disk of `out`.
+
+    ExportError where the disks are too full for the weights or the export.
+    """
     from export import hub
 
     if location.num_parameters is not None:
-        bundle.check_space(out, location.num_parameters, choice.graph, choice.weights)
+        needed_bytes = bundle.space_bytes(location.num_parameters, choice.graph, choice.weights)
+        bundle.check_space(out, needed_bytes)
     hub.fetch_weights(location)
     num_parameters = checkpoint.count_parameters(found.folder)
-    bundle.check_space(out, num_parameters, choice.graph, choice.weights)
+    needed_bytes = bundle.space_bytes(num_parameters, choice.graph, choice.weights)
+    bundle.check_space(out, needed_bytes)
+    return needed_bytes
 
 
 def _export(found: Checkpoint, folder: Path, choice: Choice, stages: Stages) -> Parity:

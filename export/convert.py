@@ -110,11 +110,11 @@ def convert(
     """Build the graph of a model whose weights were rounded to `choice.weights` before.
 
     texts: batches of ids (texts, tokens) that a cache of 8 bits is scaled by.
-    Whatever the exporter raises becomes an ExportError of one line.
+    Whatever the exporter raises becomes an ExportError of one line, but for what the system tells.
     """
     try:
         BUILDERS[choice.graph](model, path, choice, texts)
-    except ExportError:
+    except (ExportError, OSError):
         raise
     except Exception as error:
         raise ExportError(

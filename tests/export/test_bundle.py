@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,12 @@ from typing import Any
 import pytest
 
 from device_runtime.chat_template import MAX_TEMPLATE_BYTES
-from export import bundle
-from export.checkpoint import Checkpoint
+from export import bundle, parity
+from export.checkpoint import Checkpoint, count_parameters
 from export.errors import ExportError
-from tests.tiny_models import tiny_tokenizer
+from tests.tiny_models import CONTEXT_LEN, tiny_tokenizer
+
+Export = Callable[..., int]
 
 
 def bundle_at(folder: Path, content: str = "old") -> Path:
@@ -60,16 +64,48 @@ def test_the_checkpoint_itself_is_never_replaced(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("graph", "weights", "per_parameter"),
     [("optimum", "fp32", 12), ("optimum", "int4", 12), ("fused", "fp32", 4.1),
-     ("fused", "fp16", 2.1), ("fused", "int8", 1.25), ("fused", "int4", 0.75)],
+     ("fused", "fp16", 6.2), ("fused", "int8", 1.25), ("fused", "int4", 0.75)],
 )  # fmt: skip
 def test_too_small_a_disk_is_refused(
     graph: str, weights: str, per_parameter: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=round(per_parameter * 1e6))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    bundle.check_space(tmp_path / "not" / "yet", 1_000_000, graph, weights)
+    out = tmp_path / "not" / "yet"
+    bundle.check_space(out, bundle.space_bytes(1_000_000, graph, weights))
     with pytest.raises(ExportError, match=r"needs about 0\.0 GB, and the disk of"):
-        bundle.check_space(tmp_path / "not" / "yet", 1_000_002, graph, weights)
+        bundle.check_space(out, bundle.space_bytes(1_000_002, graph, weights))
+
+
+def test_what_fp16_takes_on_the_disk_is_known(
+    llama: Path, export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[int] = []
+    judge = parity._judge
+
+    def watched(model: Any, ids: Sequence[int]) -> Any:
+        used.append(sum(path.stat().st_size for path in tmp_path.rglob("model.onnx_data")))
+        used[-1] += sum(path.stat().st_size for path in tmp_path.rglob("exact.onnx_data"))
+        return judge(model, ids)
+
+    monkeypatch.setattr(parity, "_judge", watched)
+    assert export(llama, "--out", tmp_path / "out", "--weights", "fp16", "--json") == 0
+    num_parameters = count_parameters(llama)
+    tables = 3 * CONTEXT_LEN * 16 * 4  # of few positions in a large model
+    assert max(used) - tables < bundle.space_bytes(num_parameters, "fused", "fp16")
+    assert max(used) > 5.9 * num_parameters
+
+
+def test_a_disk_that_fills_up_is_named_with_what_is_needed(tmp_path: Path) -> None:
+    def fill(number: int) -> None:
+        with bundle.naming_full_disk(tmp_path / "out", 2.5e9):
+            raise OSError(number, os.strerror(number))
+
+    words = rf"the disk of {tmp_path} has become full \(.*No space left.*about 2\.5 GB there; free"
+    with pytest.raises(ExportError, match=words):
+        fill(errno.ENOSPC)
+    with pytest.raises(OSError, match="Input/output error"):
+        fill(errno.EIO)
 
 
 def test_a_finished_folder_takes_its_place(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -178,6 +180,11 @@ def crashing(_: PreTrainedModel, path: Path, __: Choice, ___: object) -> None:
     raise RuntimeError("exporter broke\nwith a long story")
 
 
+def full(_: PreTrainedModel, path: Path, __: Choice, ___: object) -> None:
+    path.write_bytes(b"half a graph")
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 def interrupted(_: PreTrainedModel, path: Path, __: Choice, ___: object) -> None:
     path.write_bytes(b"half a graph")
     raise KeyboardInterrupt
@@ -188,6 +195,7 @@ def interrupted(_: PreTrainedModel, path: Path, __: Choice, ___: object) -> None
     [
         (noisy, 1, "the exported graph does not agree with the checkpoint: logits are off by"),
         (crashing, 1, "(llama) could not be turned into a graph: RuntimeError: exporter broke"),
+        (full, 1, "has become full ([Errno 28] No space left on device): the export needs about"),
         (interrupted, 130, "interrupted"),
     ],
 )
