@@ -160,7 +160,10 @@ class EdgeLink:
         patience_s: float,
         passing: tuple[type[TandemError], ...] = _MAY_PASS,
     ) -> T:
-        """What the step gives, tried again after errors that pass for so long after the first one."""
+        """What the step gives, tried again after errors that pass for so long after the first one.
+
+        A patience of 0 s means one try.
+        """
         since_s, pause_s = math.inf, 0.0
         while True:
             try:
@@ -169,14 +172,14 @@ class EdgeLink:
                 if isinstance(error, RefusedError) and error.code not in _PASSING:
                     raise
                 what = error.what if isinstance(error, EdgeLostError) else str(error)
-                if since_s == math.inf:
-                    since_s = time.monotonic()
-                    logger.warning("%s; trying again", what)
+                since_s = min(since_s, time.monotonic())
                 left_s = since_s + patience_s - time.monotonic()
                 asked_s = getattr(error, "retry_after_s", 0.0)
-                if asked_s > left_s or (left_s <= 0 and pause_s):
+                if asked_s >= left_s:
                     gave_up = f"gave up after {patience_s:g} s (--edge-patience)"
                     raise EdgeLostError(what, gave_up if patience_s else "") from None
+                if not pause_s:
+                    logger.warning("%s; trying again", what)
             else:
                 if since_s < math.inf:
                     logger.warning("going on after %.1f s", time.monotonic() - since_s)

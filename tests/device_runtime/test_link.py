@@ -339,6 +339,15 @@ async def test_what_stays_in_the_way_ends_the_answer_with_the_patience(fault: Fa
         await write(faults, begin(), patience_s=0.3)
 
 
+@pytest.mark.parametrize("fault", [Fault.DROP_BEFORE, Fault.BUSY])
+async def test_without_patience_nothing_is_tried_again_or_said_to_be(
+    fault: Fault, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(EdgeLostError):
+        await write({4: fault}, begin(), patience_s=0.0)
+    assert caplog.messages == []
+
+
 async def test_a_refused_hello_is_asked_again() -> None:
     undisturbed = await write(NONE, begin())
     outcome = await write({0: Fault.BUSY, 1: Fault.BUSY}, begin())
