@@ -9,6 +9,10 @@ import aiohttp
 from device_runtime.protocol.errors import ConfigError, TandemError
 from device_runtime.protocol.messages import SESSION_PATH
 
+_OTHER_NAMES = {62: "DNS", 64: "IP"}
+"""X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH of OpenSSL, as `verify_code`; and the
+kind of name that was looked for."""
+
 
 class EdgeLostError(TandemError, ConnectionError):
     """The edge cannot be reached, or no longer answers."""
@@ -24,10 +28,7 @@ def unreachable(url: str, error: Exception, *, has_token: bool) -> TandemError:
         case aiohttp.WSServerHandshakeError():
             return _refused_upgrade(url, error.status, has_token=has_token)
         case aiohttp.ClientConnectorCertificateError():
-            return ConfigError(
-                f"the certificate of {url} is not trusted ({error.certificate_error}); pass that of "
-                "its authority with --ca-file"
-            )
+            return _bad_certificate(url, error.host, error.certificate_error)
         case aiohttp.ClientSSLError():
             return EdgeLostError(
                 f"TLS fails with {url} ({error.os_error})", "if the edge has none, write http://"
@@ -43,6 +44,19 @@ def unreachable(url: str, error: Exception, *, has_token: bool) -> TandemError:
     return EdgeLostError(
         f"no edge answers at {url} ({words or str(error) or type(error).__name__})",
         "is `tandem edge` running there, and is the port open?",
+    )
+
+
+def _bad_certificate(url: str, host: str, error: Exception) -> TandemError:
+    kind = _OTHER_NAMES.get(getattr(error, "verify_code", 0))
+    if kind is not None:
+        return ConfigError(
+            f"the certificate of {url} is for other names; take one of these for --edge, or make a "
+            f"certificate with subjectAltName={kind}:{host}"
+        )
+    return ConfigError(
+        f"the certificate of {url} is not trusted ({error}); pass that of its authority with "
+        "--ca-file"
     )
 
 

@@ -146,9 +146,9 @@ async def test_with_the_wrong_kind_of_address_a_device_is_told_the_right_one(
     address = (await plain.start()).removeprefix("http://")
     tls_address = f"127.0.0.1:{with_tls.port}"
 
-    async def error_of(url: str) -> str:
+    async def error_of(url: str, ca_file: str | None = None) -> str:
         with pytest.raises((EdgeLostError, ConfigError)) as caught:
-            async with EdgeLink(LinkSettings(url), a_session()):
+            async with EdgeLink(LinkSettings(url, ca_file=ca_file), a_session()):
                 pass
         return str(caught.value)
 
@@ -160,6 +160,8 @@ async def test_with_the_wrong_kind_of_address_a_device_is_told_the_right_one(
         )
         async with EdgeLink(LinkSettings(f"https://{tls_address}", ca_file=cert), a_session()):
             pass
+        by_name = f"https://localhost:{with_tls.port}"
+        assert (await error_of(by_name, cert)).endswith("subjectAltName=DNS:localhost")
     finally:
         await with_tls.close()
         await plain.stop()
