@@ -66,5 +66,7 @@ def _refused_upgrade(url: str, status: int, *, has_token: bool) -> TandemError:
             return ConfigError(f"{url} does not accept the bearer token; look into --token-file")
         return ConfigError(f"{url} wants a bearer token; pass it with --token-file FILE")
     if status == 429 or status >= 500:  # the edge's own, or a proxy's whose edge is away
-        return EdgeLostError(f"{url} is at its limit or away (HTTP {status})", "try again later")
+        return EdgeLostError(
+            f"{url} is at its limit, shutting down or away (HTTP {status})", "try again later"
+        )
     return ConfigError(f"{url} is no Tandem edge: it answered HTTP {status} to {SESSION_PATH}")

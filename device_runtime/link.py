@@ -19,6 +19,7 @@ from typing import TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 import aiohttp
+from aiohttp import WSCloseCode, WSMsgType
 
 from device_runtime.edge_errors import EdgeLostError, unreachable
 from device_runtime.measured import Handshake
@@ -210,23 +211,26 @@ class EdgeLink:
         raise RefusedError(refused.code, refused.retry_after_s)
 
     async def send(self, data: bytes) -> None:
-        """One message up."""
+        """One message up; EdgeLostError where the connection has ended."""
         assert self._socket is not None
         try:
             await self._socket.send_bytes(data)
-        except (ConnectionError, aiohttp.ClientError) as error:
-            self._in_step = False
-            raise EdgeLostError(f"the connection to {self._settings.url} broke ({error})") from None
+        except (ConnectionError, aiohttp.ClientError):
+            while True:  # up to why the edge closed the connection, which may still lie unread
+                await self.receive()
         self.traffic.bytes_up += len(data)
         self.traffic.frames_up += 1
 
     async def receive(self) -> bytes:
-        """One message down."""
+        """One message down; EdgeLostError where the connection has ended, with the edge's reason."""
         assert self._socket is not None
         message = await self._socket.receive()
-        if message.type is not aiohttp.WSMsgType.BINARY:
+        if message.type is not WSMsgType.BINARY:
             self._in_step = False
-            raise EdgeLostError(f"the connection to {self._settings.url} was lost")
+            url = self._settings.url
+            if (message.type, message.data) == (WSMsgType.CLOSE, WSCloseCode.GOING_AWAY):
+                raise EdgeLostError(f"the edge at {url} shut down in order")
+            raise EdgeLostError(f"the connection to {url} broke")
         data: bytes = message.data
         self.traffic.bytes_down += len(data)
         self.traffic.frames_down += 1

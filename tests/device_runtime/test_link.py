@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import threading
 import time
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from aiohttp import WSMsgType, web
+from aiohttp import WSCloseCode, WSMsgType, web
 from aiohttp.test_utils import TestServer
 from numpy.typing import NDArray
 
@@ -419,6 +420,44 @@ async def test_an_edge_that_stays_away_is_given_up_after_the_patience() -> None:
     with pytest.raises(EdgeLostError, match="no edge answers"):
         async with EdgeLink(LinkSettings("http://127.0.0.1:9", patience_s=0.1), session):
             pass
+
+
+@pytest.mark.parametrize("is_busy", [False, True])
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (WSCloseCode.GOING_AWAY, r"the edge at http://\S+ shut down in order"),
+        (WSCloseCode.INTERNAL_ERROR, r"the connection to http://\S+ broke"),
+    ],
+)
+async def test_why_an_edge_closed_the_connection_is_told(
+    code: WSCloseCode, said: str, is_busy: bool
+) -> None:
+    """A busy device finds out when it sends again, long after the edge has said so and left."""
+    left = asyncio.Event()
+
+    async def leave(request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse(timeout=0.05)
+        await socket.prepare(request)
+        for answer in TableEdge(LLM).answers(await socket.receive_bytes()):
+            await socket.send_bytes(answer)
+        await socket.close(code=code)
+        assert request.transport is not None
+        request.transport.close()
+        left.set()
+        return socket
+
+    app = web.Application()
+    app.router.add_get("/v1/session", leave)
+    async with TestServer(app) as http:
+        settings = LinkSettings(str(http.make_url("/")), patience_s=0.0)
+        async with EdgeLink(settings, a_session()) as link:
+            link.session.append(PROMPT)
+            if is_busy:
+                await left.wait()
+                await asyncio.sleep(0.05)
+            with pytest.raises(EdgeLostError, match=f"^{said}$"):
+                await link.exchange(link.session.begin(begin()))
 
 
 async def test_a_page_that_is_no_edge_is_named() -> None:

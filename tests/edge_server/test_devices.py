@@ -56,9 +56,14 @@ class Place:
 
     async def stop(self) -> None:
         """As on SIGTERM."""
+        await self.drain()
+        assert self._server is not None
+        await self._server.close()
+
+    async def drain(self) -> None:
+        """Its first part."""
         assert self._server is not None
         await drain(self._server.app)
-        await self._server.close()
 
 
 @pytest.fixture
@@ -95,7 +100,7 @@ def greedy_text() -> list[int]:
 
 @pytest.mark.parametrize("edge_only", [False, True])
 async def test_edges_are_restarted_one_after_another_beneath_an_answer(
-    place: Place, edge_only: bool
+    place: Place, edge_only: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     transcript = a_transcript()
     async with EdgeLink(LinkSettings(await place.start()), a_session()) as link:
@@ -104,8 +109,17 @@ async def test_edges_are_restarted_one_after_another_beneath_an_answer(
                 await place.stop()
                 await place.start()
     assert place.num_edges == 4
+    assert caplog.text.count("shut down in order; trying again") == 3
     assert transcript.token_ids == greedy_text()
     assert transcript.finish_reason is FinishReason.LENGTH
+
+
+async def test_a_draining_edge_that_takes_no_device_says_what_it_may_be(place: Place) -> None:
+    link = EdgeLink(LinkSettings(await place.start()), a_session())
+    await place.drain()
+    with pytest.raises(EdgeLostError, match=r"at its limit, shutting down or away \(HTTP 503\)"):
+        async with link:
+            pass
 
 
 @pytest.mark.parametrize("edge_only", [False, True])
