@@ -90,7 +90,7 @@ def test_files_that_are_named_must_be_there(tmp_path: Path) -> None:
         EdgeConfig().check_paths()
     with pytest.raises(ConfigError, match="tokens_file is"):
         EdgeConfig(model="m", tokens_file=str(tmp_path / "none")).check_paths()
-    with pytest.raises(ConfigError, match="trace_file is .*no such folder"):
+    with pytest.raises(ConfigError, match=r"trace_file is .*no such folder"):
         EdgeConfig(model="m", trace_file=str(tmp_path / "none" / "trace")).check_paths()
     EdgeConfig(model="m", trace_file="trace").check_paths()
 
