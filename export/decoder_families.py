@@ -23,6 +23,8 @@ _ACTIVATIONS = {
     "gelu_new": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
 }
+_WITH_HIDDEN_ACTIVATION = ("gemma2", "gemma3_text")
+"""Their activation has that key; Gemma 1 may have it, too, and computes by hidden_act all the same."""
 _ONE_WINDOW = ("mistral", "phi3")
 """All layers see as far as the config says; elsewhere each layer knows."""
 
@@ -32,7 +34,7 @@ def unsupported(config: dict[str, Any]) -> str | None:
     kind = config["model_type"]
     if kind not in FAMILIES:
         return f"the architecture {kind} is not one of {', '.join(FAMILIES)}"
-    activation = config.get("hidden_activation") or config.get("hidden_act") or "silu"
+    activation = config.get(_activation_key(kind)) or "silu"
     if activation not in _ACTIVATIONS:
         return f"the activation {activation} is not one of {', '.join(_ACTIVATIONS)}"
     heads = config.get("num_attention_heads", 1)
@@ -43,6 +45,10 @@ def unsupported(config: dict[str, Any]) -> str | None:
     if config.get("use_bidirectional_attention"):
         return "attention looks ahead"
     return None
+
+
+def _activation_key(kind: str) -> str:
+    return "hidden_activation" if kind in _WITH_HIDDEN_ACTIVATION else "hidden_act"
 
 
 def read_decoder(model: PreTrainedModel, num_positions: int) -> Decoder:
@@ -108,7 +114,7 @@ def _attention(attention: Any, config: Any) -> Attention:
 
 
 def _mlp(mlp: Any, config: Any) -> Mlp:
-    name = getattr(config, "hidden_activation", None) or config.hidden_act
+    name = getattr(config, _activation_key(config.model_type))
     if hasattr(mlp, "gate_up_proj"):
         gate_up = _linear(mlp.gate_up_proj)
     else:

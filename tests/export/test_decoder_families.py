@@ -10,6 +10,7 @@ import onnx
 import pytest
 import torch
 from torch import nn
+from transformers.activations import ACT2FN
 
 from export import fused_graph
 from export.decoder_families import FAMILIES, read_decoder, unsupported
@@ -28,7 +29,10 @@ def test_every_family_is_supported_as_transformers_writes_its_config(family: str
     [
         ({"model_type": "gpt2"}, "the architecture gpt2 is not one of gemma, gemma2, "),
         ({"hidden_act": "relu"}, "the activation relu is not one of silu, "),
-        ({"hidden_act": "silu", "hidden_activation": "relu"}, "the activation relu is not one of "),
+        (
+            {"model_type": "gemma2", "hidden_act": "silu", "hidden_activation": "relu"},
+            "the activation relu is not one of ",
+        ),
         ({"head_dim": 24}, "24 rotated dimensions in heads of 24 are no multiples of 16"),
         ({"num_attention_heads": 8}, "8 rotated dimensions in heads of 8 are no multiples of 16"),
         ({"partial_rotary_factor": 0.75}, "12 rotated dimensions in heads of 16 are no multiples"),
@@ -67,6 +71,25 @@ def test_gate_and_up_are_one_product_as_queries_keys_and_values_are(
     names = [node.name.removesuffix(".product") for node in nodes if "MatMul" in node.op_type]
     *products, _ = [name.rpartition(".")[2] for name in names]  # the last one is the head
     assert products == ["qkv", "output", "gate_up", "down"] * len(decoder.layers)
+
+
+@pytest.mark.parametrize(
+    ("family", "expected"),
+    [("gemma", "gelu"), ("gemma2", "gelu_tanh"), ("gemma3_text", "gelu_tanh")],
+)
+def test_of_two_activations_the_one_that_torch_computes_with_is_read(
+    family: str, expected: str
+) -> None:
+    both: dict[str, Any] = {"hidden_act": "gelu", "hidden_activation": "gelu_pytorch_tanh"}
+    model: Any = tiny_model(family, **both)
+    tanh = isinstance(model.model.layers[0].mlp.act_fn, type(ACT2FN["gelu_pytorch_tanh"]))
+    assert tanh == (expected == "gelu_tanh")
+    assert {layer.mlp.activation for layer in read_decoder(model, 16).layers} == {expected}
+
+
+def test_gemma_reads_no_activation_that_it_does_not_compute_with() -> None:
+    config = {**LLAMA, "model_type": "gemma", "hidden_activation": "relu"}
+    assert unsupported({**config, "hidden_act": "gelu"}) is None
 
 
 def test_gemma_s_norms_and_embeddings_are_read_as_they_are_multiplied() -> None:
