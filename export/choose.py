@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from device_runtime.protocol.errors import ConfigError
 from device_runtime.protocol.runtime_versions import FIRST_WITH_INT8_CACHE, in_words, version_of
 from export.checkpoint import Checkpoint
+from export.quantise import BITS
 from hw_profiles.schema import CUDA, DeviceProfile
 
 GRAPHS = ("auto", "fused", "optimum")
@@ -159,6 +161,50 @@ def check_calibration(wanted: str) -> None:
 def choose_calibration(wanted: str, weights: str, cache: str) -> str:
     """As in Choice."""
     return wanted if weights in CALIBRATED or cache == "int8" else "none"
+
+
+def doubts(
+    choice: Choice, accuracy_level: int | None, calibration: str, profile_name: str | None
+) -> tuple[str, ...]:
+    """Which options do nothing in what was chosen, or do not suit the device; a sentence each.
+
+    accuracy_level, calibration: as the command line has them.
+    """
+    found = []
+    if accuracy_level is not None and choice.weights not in BITS:
+        found.append(
+            f"--accuracy-level {accuracy_level} changes nothing: it is for weights of "
+            f"{' or '.join(BITS)}, and these are {choice.weights}"
+        )
+    if calibration not in ("own", "none") and choice.calibration == "none":
+        found.append(
+            f"--calibration {calibration} was not read: nothing is fitted where weights are "
+            f"{choice.weights} and the cache is {choice.cache}"
+        )
+    if profile_name is not None:
+        found += _misfits(choice, accuracy_level, _profile(profile_name))
+    return tuple(found)
+
+
+def _misfits(choice: Choice, accuracy_level: int | None, profile: DeviceProfile) -> Iterator[str]:
+    """What the device cannot use or read."""
+    has_gpu = CUDA in profile.runtime.providers.value
+    if choice.weights == "fp16" and not has_gpu:
+        yield (
+            f"fp16 is for a GPU, and onnxruntime has none on {profile.name}; export with --weights "
+            f"{profile.runtime.weights.value}"
+        )
+    rounds = accuracy_level == max(ACCURACY_LEVELS) and choice.weights in BITS
+    if rounds and not _multiplies_int8_blocks(profile):
+        yield (
+            f"--accuracy-level {accuracy_level} changes nothing on {profile.name}, which lacks the dot "
+            "product: onnxruntime computes as with 0 there"
+        )
+    if choice.cache == "int8" and has_gpu:
+        yield (
+            f"a cache of int8 needs onnxruntime {in_words(FIRST_WITH_INT8_CACHE)}, and JetPack 6 on "
+            f"{profile.name} gets none that new; there use --cache fp32"
+        )
 
 
 def choose_context(wanted: int | None, model_context_len: int) -> int:

@@ -94,7 +94,8 @@ def run(args: argparse.Namespace) -> int:
         with bundle.naming_full_disk(args.out, needed_bytes):
             parity = _export(found, folder, choice, stages)
     report = _report(args, found, choice, parity, stages)
-    report["notes"] = list(chosen.notes)
+    doubts = choose.doubts(choice, args.accuracy_level, args.calibration, args.device)
+    report["notes"] = [*chosen.notes, *doubts]
     report["wall_s"] = time.perf_counter() - started_s
     if args.json:
         print(json.dumps(report))

@@ -157,6 +157,54 @@ def test_a_fused_graph_that_cannot_be_is_refused_with_the_reason() -> None:
 
 
 @pytest.mark.parametrize(
+    ("weights", "level", "cache", "calibration", "profile", "notes"),
+    [
+        ("fp32", 4, "fp32", "file.txt", None, [
+            "--accuracy-level 4 changes nothing: it is for weights of int8 or int4, and",
+            "--calibration file.txt was not read: nothing is fitted where weights are fp32",
+        ]),
+        ("int8-dynamic", 0, "int8", "file.txt", None, ["--accuracy-level 0 changes nothing"]),
+        ("int8", 1, "fp32", "none", None, []),
+        ("int4", None, "int8", "file.txt", "raspberry-pi-5", []),
+        ("fp32", None, "fp32", "own", "raspberry-pi-4", []),
+        ("fp16", None, "fp16", "own", "raspberry-pi-5", [
+            "fp16 is for a GPU, and onnxruntime has none on raspberry-pi-5; export with --weights int4",
+        ]),
+        ("fp16", None, "fp16", "own", "jetson-orin-nano", []),
+        ("int4", 4, "int8", "own", "raspberry-pi-4", ["--accuracy-level 4 changes nothing on "]),
+        ("int4", 4, "int8", "own", "raspberry-pi-5", []),
+        ("int4", 4, "int8", "own", "generic-x86", []),
+        ("int4", 1, "int8", "own", "raspberry-pi-4", []),
+        ("int4", None, "int8", "own", "jetson-orin-nano", [
+            "a cache of int8 needs onnxruntime 1.27, and JetPack 6 on jetson-orin-nano gets none that",
+        ]),
+    ],
+)  # fmt: skip
+def test_options_that_do_nothing_or_do_not_suit_the_device_are_told(
+    weights: str,
+    level: int | None,
+    cache: str,
+    calibration: str,
+    profile: str | None,
+    notes: list[str],
+) -> None:
+    read = choose.choose_calibration(calibration, weights, cache)
+    choice = choose.Choice("fused", weights, 4 if level is None else level, cache, read, 256)
+    found = choose.doubts(choice, level, calibration, profile)
+    assert len(found) == len(notes)
+    assert all(map(str.startswith, found, notes))
+
+
+@pytest.mark.parametrize("name", hw_profiles.names())
+def test_what_a_profile_asks_for_suits_it(name: str) -> None:
+    chosen = choose.choose_weights("auto", None, name)
+    cache = choose.choose_cache("auto", chosen.weights, "fused", name, NEW)
+    read = choose.choose_calibration("own", chosen.weights, cache)
+    choice = choose.Choice("fused", chosen.weights, chosen.accuracy_level, cache, read, 256)
+    assert choose.doubts(choice, None, "own", name) == ()
+
+
+@pytest.mark.parametrize(
     ("wanted", "made_for", "expected"), [(None, 256, 256), (None, 131072, 8192), (16, 256, 16),
                                          (131072, 131072, 131072)]
 )  # fmt: skip

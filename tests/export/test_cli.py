@@ -389,6 +389,17 @@ def test_8_bit_weights_are_fitted_to_nothing_but_an_8_bit_cache_is(
         assert (report["cache"], report["calibration"]) == (cache, calibration)
 
 
+def test_options_that_do_nothing_are_noted(
+    llama: Path, export: Export, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("never read")
+    words = ("--weights", "fp32", "--accuracy-level", "4", "--calibration", text, "--json")
+    assert export(llama, "--out", tmp_path / "out", *words) == 0
+    notes = json.loads(capfd.readouterr().out)["notes"]
+    assert [note.split()[0] for note in notes] == ["--accuracy-level", "--calibration"]
+
+
 def test_a_text_that_is_not_there_is_refused_before_anything_is_read(
     export: Export, tmp_path: Path
 ) -> None:
