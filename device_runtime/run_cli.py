@@ -227,7 +227,7 @@ def run(args: argparse.Namespace) -> int:
         config = replace(config, local_after_s=patience_s)
     link, settings = _link_from(args, patience_s), _settings_from(args)
     prompt = _read_prompt(args)
-    device = Device(args.bundle, settings)
+    device = Device(args.bundle, settings, drafts=config.mode != "edge")
     system = args.system if args.system is not None or not args.chat else ""
     prompt_ids = device.encode(prompt, system)
     answer = Answer(device, config, prompt_ids, _memory(config, link, device))

@@ -82,10 +82,17 @@ class WriteConfig:
 class Device:
     """A bundle, loaded: tokenizer and drafter."""
 
-    def __init__(self, folder: Path, settings: RuntimeSettings) -> None:
+    def __init__(self, folder: Path, settings: RuntimeSettings, *, drafts: bool = True) -> None:
+        """drafts: whether the SLM is loaded, which an answer by the edge alone does without."""
         self.bundle = Bundle.open(folder)
         self.tokenizer = Tokenizer.open(self.bundle.tokenizer_path)
-        self.drafter: Drafter = OnnxDrafter(self.bundle, settings)
+        self._drafter = OnnxDrafter(self.bundle, settings) if drafts else None
+
+    @property
+    def drafter(self) -> Drafter:
+        """The SLM, if it was loaded."""
+        assert self._drafter is not None
+        return self._drafter
 
     def encode(self, prompt: str, system: str | None) -> list[int]:
         """Token ids of a prompt; as a chat message where a system message (or "") is given."""
@@ -192,30 +199,35 @@ class Answer:
         self.transcript = Transcript(detokenizer, frozenset(end_ids), config.max_tokens)
 
     def _write(self, link: EdgeLink | None) -> AsyncIterator[Piece]:
-        drafter, generation, transcript = self._device.drafter, self._generation, self.transcript
-        seed = self.config.device_seed
+        generation, transcript, mode = self._generation, self.transcript, self._mode()
+        if mode == "edge":
+            assert link is not None
+            return write_edge_only(link, generation, transcript)
+        drafter, policy, seed = self._device.drafter, self._method.policy, self.config.device_seed
         coins = fresh_coins() if seed is None else device_coins(seed)
-        mode, policy = self.config.mode, self._method.policy
-        if mode == "split" and isinstance(policy, Router):
-            num_ids = self._device.tokenizer.num_ids
-            drafter.truncate(0)
-            route = policy.route(drafter, self.prompt_ids, num_ids)
-            drafter.truncate(0)
-            mode = "device" if route is Route.DEVICE else "edge"
         if mode == "device":
             num_ids = self._device.tokenizer.num_ids
             return write_device_only(
                 drafter, self.prompt_ids, generation, num_ids, coins, transcript
             )
         assert link is not None
-        if mode == "edge":
-            return write_edge_only(link, generation, transcript)
         if policy is not None and not isinstance(policy, Router):
             return write_lossy(link, drafter, generation, policy, coins, transcript, self.counts)
         return write_split(
             link, drafter, generation, self.config.gamma, coins, transcript, self.counts,
             times=self._times, local_after_s=self.config.local_after_s,
         )  # fmt: skip
+
+    def _mode(self) -> Mode:
+        """Who writes; a router lets the SLM read the prompt first."""
+        policy = self._method.policy
+        if self.config.mode != "split" or not isinstance(policy, Router):
+            return self.config.mode
+        drafter = self._device.drafter
+        drafter.truncate(0)
+        route = policy.route(drafter, self.prompt_ids, self._device.tokenizer.num_ids)
+        drafter.truncate(0)
+        return "device" if route is Route.DEVICE else "edge"
 
     @property
     def round_clocks(self) -> Sequence[RoundClock]:

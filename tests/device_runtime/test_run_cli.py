@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from device_runtime import run_cli
+from device_runtime import run_cli, writer
 from device_runtime.edge_errors import EdgeLostError
 from device_runtime.link import LinkSettings
 from device_runtime.protocol.errors import TandemError
@@ -130,6 +130,11 @@ def test_local_writes_even_if_no_edge_was_ever_there(
 def test_else_a_missing_edge_is_an_error(on_loss: str, bundle: Path) -> None:
     text = refusal("hello", "--bundle", bundle, *NOWHERE, "--on-edge-loss", on_loss)
     assert "no edge answers" in text and "is `tandem edge` running there" in text
+
+
+def test_for_the_edge_alone_no_slm_is_loaded(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "OnnxDrafter", None)
+    assert "no edge answers" in refusal("hello", "--bundle", bundle, *NOWHERE, "--edge-only")
 
 
 def test_patience_that_is_asked_for_holds_for_the_first_connection_too(bundle: Path) -> None:
@@ -289,7 +294,7 @@ def settings_of(monkeypatch: pytest.MonkeyPatch, *words: object) -> RuntimeSetti
     """What the device would be opened with."""
     seen = []
 
-    def device(_: Path, settings: RuntimeSettings) -> None:
+    def device(_: Path, settings: RuntimeSettings, **__: bool) -> None:
         seen.append(settings)
         raise TandemError("enough")
 

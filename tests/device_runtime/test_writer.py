@@ -132,7 +132,7 @@ def test_tandem_run_says_which_it_is(
         seen.append(config)
         raise TandemError("enough")
 
-    monkeypatch.setattr(run_cli, "Device", lambda *_: SimpleNamespace(encode=lambda *_: [1]))
+    monkeypatch.setattr(run_cli, "Device", lambda *_, **__: SimpleNamespace(encode=lambda *_: [1]))
     monkeypatch.setattr(run_cli, "Answer", answer)
     parser = argparse.ArgumentParser()
     run_cli.add_arguments(parser)

@@ -58,3 +58,9 @@ async def test_one_object_with_the_promised_keys_that_fit_together(
     assert got["bytes_up"] > got["frames_up"] and got["bytes_down"] > got["frames_down"]
     assert 0 < got["ttft_s"] < got["wall_s"] and 0 < got["tpot_s"] < got["wall_s"]
     assert got["unverified"] == 0 and got["unverified_spans"] == []
+
+
+async def test_the_edge_alone_writes_without_an_slm(tiny_pair: Pair) -> None:
+    async with running_edge(tiny_pair.llm) as url:
+        got = await run(tiny_pair, url, "--edge-only", "--seed", "9")
+    assert (got["mode"], got["drafted"], len(got["token_ids"])) == ("edge", 0, LENGTH)
