@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from device_runtime.bundle import Bundle
+from device_runtime.cancellation import in_thread
 from device_runtime.chat_template import ChatTemplate, Message
 from device_runtime.drafter import Drafter
 from device_runtime.estimates import Situation, choose_scheme
@@ -153,7 +154,7 @@ class Answer:
             self._choose(link)
         self._begin(end_ids)
         try:
-            async for piece in self._write(link):
+            async for piece in await self._write(link):
                 yield piece
         finally:
             if link is not None:
@@ -198,8 +199,8 @@ class Answer:
         detokenizer = self._device.tokenizer.detokenizer(context, config.stops)
         self.transcript = Transcript(detokenizer, frozenset(end_ids), config.max_tokens)
 
-    def _write(self, link: EdgeLink | None) -> AsyncIterator[Piece]:
-        generation, transcript, mode = self._generation, self.transcript, self._mode()
+    async def _write(self, link: EdgeLink | None) -> AsyncIterator[Piece]:
+        generation, transcript, mode = self._generation, self.transcript, await self._mode()
         if mode == "edge":
             assert link is not None
             return write_edge_only(link, generation, transcript)
@@ -218,14 +219,14 @@ class Answer:
             times=self._times, local_after_s=self.config.local_after_s,
         )  # fmt: skip
 
-    def _mode(self) -> Mode:
+    async def _mode(self) -> Mode:
         """Who writes; a router lets the SLM read the prompt first."""
         policy = self._method.policy
         if self.config.mode != "split" or not isinstance(policy, Router):
             return self.config.mode
-        drafter = self._device.drafter
+        drafter, num_ids = self._device.drafter, self._device.tokenizer.num_ids
         drafter.truncate(0)
-        route = policy.route(drafter, self.prompt_ids, self._device.tokenizer.num_ids)
+        route = await in_thread(policy.route, drafter, self.prompt_ids, num_ids)
         drafter.truncate(0)
         return "device" if route is Route.DEVICE else "edge"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,11 +14,13 @@ from numpy.typing import NDArray
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
 from device_runtime import run_cli, writer
+from device_runtime.link import Traffic
 from device_runtime.protocol.errors import ConfigError, TandemError
 from device_runtime.protocol.randomness import Coins, device_coins
 from device_runtime.protocol.sampling import Sampling
 from device_runtime.tokenizer import Tokenizer
 from device_runtime.writer import Answer, Mode, WriteConfig
+from tests.device_runtime.test_generate import SlowDrafter
 from tests.tiny_bundle import byte_level_tokenizer
 
 
@@ -165,3 +168,26 @@ async def test_an_answers_coins_are_fresh_and_not_the_generations_seed(
     await written("byte level", ["a"], ["a"], is_chat=False, device_seed=5)
     assert seeds[3:] == [5]
     assert writer.fresh_coins().choose(2**40) != writer.fresh_coins().choose(2**40)
+
+
+async def test_a_router_that_reads_a_long_prompt_can_be_cancelled() -> None:
+    """And the connection stays alive meanwhile: nothing else could run while the loop waits."""
+    tokenizer, drafter = TOKENIZERS["byte level"], SlowDrafter()
+    manifest = SimpleNamespace(end_token_ids=())
+    device: Any = SimpleNamespace(
+        tokenizer=tokenizer, drafter=drafter, bundle=SimpleNamespace(manifest=manifest)
+    )
+    session = SimpleNamespace(facts=SimpleNamespace(end_ids=()), append=lambda _: None)
+    link: Any = SimpleNamespace(session=session, traffic=Traffic(), handshake=None)
+    answer = Answer(device, WriteConfig("split", "router", 4, Sampling(), 9, lossy=True), [1, 2])
+
+    async def consume() -> None:
+        async for _ in answer.pieces(link):
+            pass
+
+    task = asyncio.create_task(consume())
+    await asyncio.to_thread(drafter.begun.wait)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert drafter.ended.is_set() and drafter.num_tokens == 0
