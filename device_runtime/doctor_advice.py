@@ -149,8 +149,8 @@ def _cpu(machine: Machine, settings: Settings) -> Iterator[Finding]:
     if not settings.profile_fits:
         yield Finding(
             "note",
-            f"No profile is this machine; {settings.profile} is the closest by its instruction "
-            "sets. Copy that profile, put in your numbers, and name the file instead.",
+            f"No profile is this machine; {settings.profile} is the closest by its cores or "
+            "instruction sets. Copy that profile, put in your numbers, and name the file instead.",
         )
     if cpu.isa == "x86_64" and "avx2" not in cpu.features:
         yield Finding("advice", "The CPU has no AVX2: quantised weights will be slow here.")

@@ -32,7 +32,7 @@ class Settings:
 
     profile: str
     profile_fits: bool
-    """False: no profile is this machine; the one named is the closest by instruction sets."""
+    """False: no profile is this machine; the one named is the closest by core or instruction sets."""
     extra: str
     export_options: str
     """Of `tandem export`, for a bundle with these weights."""
@@ -46,12 +46,15 @@ class Settings:
 
 
 def choose_profile(machine: Machine) -> tuple[DeviceProfile, bool]:
-    """The machine's profile; else the closest by instruction sets, and False."""
+    """The machine's profile; else the closest by its fastest core or instruction sets, and False."""
     cpu = machine.cpu
     found = find_device(machine.board.compatibles, cpu.isa)
     if found is not None:
         return found, True
-    return load("raspberry-pi-5" if "dotprod" in cpu.features else "raspberry-pi-4"), False
+    boards = [load(f"raspberry-pi-{board}") for board in ("5", "4", "zero-2w")]
+    fastest = cpu.cores[0].name if cpu.cores else None
+    same_core = (board for board in boards if board.cpu.clusters[0].core == fastest)
+    return next(same_core, boards[0 if "dotprod" in cpu.features else 1]), False
 
 
 def choose_settings(machine: Machine, profile: DeviceProfile, *, fits: bool) -> Settings:

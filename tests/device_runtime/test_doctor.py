@@ -20,6 +20,8 @@ BOARDS = ("raspberry-pi-5", "raspberry-pi-4", "jetson-orin-nano")
 A76 = ("0xd0b", "fp asimd evtstrm aes pmull crc32 atomics fphp asimdhp cpuid asimddp")
 A55 = ("0xd05", "fp asimd evtstrm aes pmull crc32 atomics fphp asimdhp cpuid asimddp")
 A72 = ("0xd08", "fp asimd evtstrm crc32 cpuid")
+A53 = ("0xd03", "fp asimd evtstrm crc32 cpuid")
+A35 = ("0xd04", "fp asimd evtstrm crc32 cpuid")
 CPU_ONLY = OnnxRuntime("1.31.1", ("CPUExecutionProvider",), None)
 GOOD_PYTHON = Interpreter("3.11.2", 64, "aarch64", (), CPU_ONLY)
 
@@ -227,6 +229,19 @@ def test_without_dot_product_the_closest_profile_has_no_level_4(tmp_path: Path) 
     assert report.settings.profile == "raspberry-pi-4"
     assert report.settings.accuracy_level == 0
     assert report.settings.num_threads == 2
+
+
+@pytest.mark.parametrize(
+    ("core", "profile"),
+    [(A53, "raspberry-pi-zero-2w"), (A35, "raspberry-pi-4"), (A55, "raspberry-pi-5")],
+)
+def test_the_same_core_is_closer_than_the_same_instruction_sets(
+    core: tuple[str, str], profile: str, tmp_path: Path
+) -> None:
+    """A Pi 3 has the Zero 2 W's; without its like, dot product decides."""
+    board = arm_board([core] * 4, "raspberrypi,3-model-b\0brcm,bcm2837")
+    settings = doctor.examine(tree(tmp_path, board), no_commands, GOOD_PYTHON).settings
+    assert (settings.profile, settings.profile_fits) == (profile, False)
 
 
 def test_threads_never_exceed_the_cores_that_are_online(tmp_path: Path) -> None:
