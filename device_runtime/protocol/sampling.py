@@ -6,6 +6,7 @@ The order is: penalties and bias, temperature, top-k, top-p, min-p. No step sort
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -70,16 +71,7 @@ class Sampling:
             raise ConfigError(
                 f"top_k is {self.top_k}; it must lie between 0 (keep all) and {MAX_TOKEN_ID}"
             )
-        if len(self.logit_bias) > MAX_BIASES:
-            raise ConfigError(f"logit_bias names {len(self.logit_bias)} ids; {MAX_BIASES} may be")
-        ids = [token_id for token_id, _ in self.logit_bias]
-        if ids != sorted(set(ids)) or (ids and not 0 <= ids[0] <= ids[-1] <= MAX_TOKEN_ID):
-            raise ConfigError(
-                f"logit_bias names ids {ids}; they must be distinct, ascending and 0 to {MAX_TOKEN_ID}"
-            )
-        for token_id, bias in self.logit_bias:
-            if not -100.0 <= bias <= 100.0:
-                raise ConfigError(f"the bias of id {token_id} is {bias}; it must be -100 to 100")
+        _check_biases(self.logit_bias)
 
     @property
     def penalises(self) -> bool:
@@ -89,6 +81,24 @@ class Sampling:
     def changes_logits(self, generated: Sequence[int]) -> bool:
         """Whether penalties or bias change any logit after these tokens."""
         return bool(self.logit_bias) or (self.penalises and len(generated) > 0)
+
+
+def _check_biases(biases: tuple[tuple[int, float], ...]) -> None:
+    if len(biases) > MAX_BIASES:
+        raise ConfigError(f"logit_bias names {len(biases)} ids; {MAX_BIASES} may be")
+    ids = [token_id for token_id, _ in biases]
+    if ids != sorted(ids):
+        raise ConfigError(f"logit_bias names ids {ids}; they must be ascending")
+    for token_id, count in Counter(ids).items():
+        if count > 1:
+            raise ConfigError(f"logit_bias names the id {token_id} twice; give it one bias")
+        if not 0 <= token_id <= MAX_TOKEN_ID:
+            raise ConfigError(
+                f"logit_bias names the id {token_id}; it must lie between 0 and {MAX_TOKEN_ID}"
+            )
+    for token_id, bias in biases:
+        if not -100.0 <= bias <= 100.0:
+            raise ConfigError(f"the bias of id {token_id} is {bias}; it must be -100 to 100")
 
 
 def to_law(

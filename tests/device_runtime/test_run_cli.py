@@ -181,6 +181,7 @@ def test_what_stands_when_the_edge_is_lost_is_shown(
         ([*NOWHERE, "--seed", -1], "--seed is -1"),
         ([*NOWHERE, "--temperature", "nan"], "temperature is nan"),
         ([*NOWHERE, "--logit-bias", "5"], "not of the form ID=BIAS"),
+        ([*NOWHERE, "--logit-bias", "5=1", "--logit-bias", "5=2"], "the id 5 twice; give it one"),
         ([*NOWHERE, "--scheme", "u-hlm"], "pass --lossy"),
         ([*NOWHERE, "--scheme", "auto", "--lossy"], "auto takes lossless schemes alone"),
         ([*NOWHERE, "--scheme", "auto", "--threshold", 1], "leave --lossy and --threshold out"),

@@ -233,6 +233,19 @@ def test_parameters_out_of_range_are_refused(wrong: dict[str, object]) -> None:
         Sampling(**wrong)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("ids", "said"),
+    [
+        ((3, 3), "the id 3 twice; give it one bias"),
+        ((-1, 3), "the id -1; it must lie between 0 and"),
+        ((3, 2), "must be ascending"),
+    ],
+)
+def test_a_bad_id_of_a_bias_is_named(ids: tuple[int, ...], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        Sampling(logit_bias=tuple((token_id, 1.0) for token_id in ids))
+
+
 @pytest.mark.parametrize("number", range(len(ROWS)))
 def test_a_law_in_given_room_has_the_same_bits(number: int) -> None:
     row = list(ROWS.values())[number]
