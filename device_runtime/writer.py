@@ -147,6 +147,9 @@ class Answer:
     async def pieces(self, link: EdgeLink | None) -> AsyncIterator[Piece]:
         """Text as it becomes certain; the link is needed unless the device writes alone."""
         end_ids = self._device.bundle.manifest.end_token_ids
+        # The LLM may have more ids than the SLM, and its law is the one that a bias changes.
+        model = self._device.tokenizer if link is None else link.session.facts
+        self.config.sampling.check_ids(model.num_ids)
         if link is not None:
             end_ids = link.session.facts.end_ids
             link.session.append(self.prompt_ids)

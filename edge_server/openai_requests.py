@@ -90,9 +90,7 @@ class _Request(_Strict):
         """ConfigError where parameters contradict each other or the model's vocabulary."""
         if self.stream_options is not None and not self.stream:
             raise ConfigError("stream_options goes with stream = true only")
-        strange = [i for i, _ in self.sampling.logit_bias if i >= num_ids]
-        if strange:
-            raise ConfigError(f"logit_bias names the id {strange[0]}; the model has {num_ids} ids")
+        self.sampling.check_ids(num_ids)
 
 
 class CompletionRequest(_Request):

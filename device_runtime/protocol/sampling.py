@@ -73,6 +73,12 @@ class Sampling:
             )
         _check_biases(self.logit_bias)
 
+    def check_ids(self, num_ids: int) -> None:
+        """ConfigError where a bias is for an id that a model of so many ids does not have."""
+        strange = [token_id for token_id, _ in self.logit_bias if token_id >= num_ids]
+        if strange:
+            raise ConfigError(f"logit_bias names the id {strange[0]}; the model has {num_ids} ids")
+
     @property
     def penalises(self) -> bool:
         """Whether the law depends on the tokens generated so far."""

@@ -41,6 +41,25 @@ def test_other_vocabularies_modes_and_schemes_take_it() -> None:
     an_answer(151_936, scheme="threshold", lossy=True)
 
 
+@pytest.mark.parametrize(("num_ids_of_edge", "num_ids"), [(None, 384), (400, 400), (300, 300)])
+async def test_a_bias_for_an_id_that_the_model_lacks_is_refused(
+    num_ids_of_edge: int | None, num_ids: int
+) -> None:
+    """The LLM is asked where there is one: it may know more ids than the SLM, or fewer."""
+    device: Any = SimpleNamespace(
+        tokenizer=SimpleNamespace(num_ids=384),
+        bundle=SimpleNamespace(manifest=SimpleNamespace(end_token_ids=())),
+    )
+    link: Any = None
+    if num_ids_of_edge is not None:
+        facts = SimpleNamespace(num_ids=num_ids_of_edge, end_ids=())
+        link = SimpleNamespace(session=SimpleNamespace(facts=facts))
+    config = WriteConfig("edge", "coupled", 4, Sampling(logit_bias=((num_ids, 3.0),)), 10)
+    said = f"logit_bias names the id {num_ids}; the model has {num_ids} ids"
+    with pytest.raises(ConfigError, match=said):
+        await anext(Answer(device, config, [1]).pieces(link))
+
+
 END = "</s>"
 
 
