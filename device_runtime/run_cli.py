@@ -143,7 +143,12 @@ def _link_from(args: argparse.Namespace, patience_s: float) -> LinkSettings | No
     if args.device_only:
         _refuse_edge_options(args)
         return None
-    session_url(args.edge)  # a typing error shows before the model is loaded
+    url = session_url(args.edge)  # a typing error shows before the model is loaded
+    if args.ca_file and not url.startswith("wss:"):
+        raise ConfigError(
+            f"--ca-file is for TLS, and --edge {args.edge} has none; write https://, or leave "
+            "--ca-file out"
+        )
     token = _token(args.token_file) if args.token_file else None
     if args.ca_file:
         try:

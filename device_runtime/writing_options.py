@@ -11,6 +11,7 @@ from device_runtime.protocol.schemes import DEFAULT_SCHEME, SEEDED_SCHEME
 from device_runtime.scheme_choice import AUTO
 from device_runtime.writer import PAD_BYTES, Mode, WriteConfig, random_seed
 
+DEFAULT_GAMMA = 4
 MAX_SEED = (1 << 64) - 1
 
 
@@ -29,8 +30,8 @@ def _add_verification(check: argparse._ArgumentGroup) -> None:
         f"(default: {DEFAULT_SCHEME}; with --seed {SEEDED_SCHEME})",
     )  # fmt: skip
     check.add_argument(
-        "--gamma", type=int, default=4, metavar="N",
-        help="tokens drafted for a round (default: 4)",
+        "--gamma", type=int, metavar="N",
+        help=f"tokens drafted for a round (default: {DEFAULT_GAMMA})",
     )  # fmt: skip
     check.add_argument(
         "--lossy", action="store_true",
@@ -81,27 +82,40 @@ def sampling_from(args: argparse.Namespace) -> Sampling:
     )  # fmt: skip
 
 
+def _check_scheme(scheme: str, args: argparse.Namespace) -> None:
+    """ConfigError where it must not be taken, or an option beside it would do nothing."""
+    if args.edge_only and (args.scheme is not None or args.gamma is not None):
+        raise ConfigError("--edge-only has no drafts to judge; leave --scheme and --gamma out")
+    if scheme == AUTO:
+        if args.lossy or args.threshold is not None:
+            raise ConfigError(
+                f"{AUTO} takes lossless schemes alone; leave --lossy and --threshold out"
+            )
+        return
+    method = method_named(scheme, allow_lossy=args.lossy, threshold=args.threshold)
+    if args.lossy and method.lossless:
+        raise ConfigError(f"{scheme} is lossless; leave --lossy out, or choose a lossy scheme")
+
+
 def config_from(args: argparse.Namespace) -> WriteConfig:
     """Check what can be checked before anything is loaded."""
     mode: Mode = "edge" if args.edge_only else "device" if args.device_only else "split"
     if mode != "device" and not args.edge:
         raise ConfigError("no edge is given; pass --edge URL, or --device-only to do without")
+    gamma = DEFAULT_GAMMA if args.gamma is None else args.gamma
     for name, value, low, high in (
-        ("--gamma", args.gamma, 0, 64),
+        ("--gamma", gamma, 0, 64),
         ("--max-tokens", args.max_tokens, 1, 1 << 20),
         ("--seed", args.seed or 0, 0, MAX_SEED),
     ):
         if not low <= value <= high:
             raise ConfigError(f"{name} is {value}; it must lie between {low} and {high}")
     scheme = args.scheme or (DEFAULT_SCHEME if args.seed is None else SEEDED_SCHEME)
-    if scheme != AUTO:
-        method_named(scheme, allow_lossy=args.lossy, threshold=args.threshold)
-    elif args.lossy or args.threshold is not None:
-        raise ConfigError(f"{AUTO} takes lossless schemes alone; leave --lossy and --threshold out")
+    _check_scheme(scheme, args)
     return WriteConfig(
         mode=mode,
         scheme=scheme,
-        gamma=args.gamma,
+        gamma=gamma,
         sampling=sampling_from(args),
         max_tokens=args.max_tokens,
         seed=random_seed() if args.seed is None else args.seed,

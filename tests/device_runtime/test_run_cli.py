@@ -50,6 +50,7 @@ def refusal(*words: object) -> str:
 
 
 NOWHERE = ("--edge", "http://127.0.0.1:9")
+NOWHERE_TLS = ("--edge", "https://127.0.0.1:9")
 """Nothing listens there."""
 
 
@@ -186,8 +187,12 @@ def test_what_stands_when_the_edge_is_lost_is_shown(
         ([*NOWHERE, "--scheme", "auto", "--lossy"], "auto takes lossless schemes alone"),
         ([*NOWHERE, "--scheme", "auto", "--threshold", 1], "leave --lossy and --threshold out"),
         ([*NOWHERE, "--token-file", "/none"], "--token-file /none cannot be read: No such file"),
-        ([*NOWHERE, "--ca-file", "/none"], "--ca-file /none gives no certificates"),
-        ([*NOWHERE, "--ca-file", __file__], "gives no certificates"),
+        ([*NOWHERE_TLS, "--ca-file", "/none"], "--ca-file /none gives no certificates"),
+        ([*NOWHERE_TLS, "--ca-file", __file__], "gives no certificates"),
+        ([*NOWHERE, "--ca-file", __file__], "--ca-file is for TLS.*write https://"),
+        ([*NOWHERE, "--edge-only", "--scheme", "dsd"], "--edge-only has no drafts to judge"),
+        ([*NOWHERE, "--edge-only", "--gamma", 4], "--edge-only has no drafts to judge"),
+        ([*NOWHERE, "--lossy"], "dssd-thinned is lossless; leave --lossy out"),
         ([*NOWHERE, "--prompt-file", "/none"], "choose one"),
         ([*NOWHERE, "--logprobs"], "without --json"),
         ([*NOWHERE, "--logprobs", "--json", "--edge-only"], "streams without any; --gamma 0"),
