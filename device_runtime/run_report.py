@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from device_runtime.protocol.schemes import SEEDED_SCHEME
 from device_runtime.scheme_choice import Choice
 from device_runtime.writer import Answer
 
@@ -40,9 +41,12 @@ def figures(answer: Answer) -> str:
 def notes(answer: Answer) -> list[str]:
     """Lines for stderr, after the text."""
     lines = [] if answer.choice is None else [auto_note(answer.choice)]
-    if answer.config.mode == "device":
+    config = answer.config
+    if config.is_seed_given and config.sampling.temperature > 0 and answer.scheme != SEEDED_SCHEME:
+        lines.append(f"seed: {answer.scheme} does not repeat a text; {SEEDED_SCHEME} does")
+    if config.mode == "device":
         lines.append("unverified: the SLM alone wrote this")
-    elif spans := [] if answer.config.local_after_s is None else answer.transcript.unverified_spans:
+    elif spans := [] if config.local_after_s is None else answer.transcript.unverified_spans:
         count = sum(end - first for first, end in spans)
         where = ", ".join(f"{first}-{end - 1}" for first, end in spans)
         lines.append(

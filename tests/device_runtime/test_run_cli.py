@@ -357,10 +357,25 @@ def test_the_scheme_follows_the_seed_unless_one_is_named(
 def test_tokens_that_no_edge_verified_are_told_of(
     local_after_s: float | None, num_notes: int
 ) -> None:
-    config = SimpleNamespace(mode="split", local_after_s=local_after_s)
+    config = SimpleNamespace(mode="split", local_after_s=local_after_s, is_seed_given=False)
     transcript = SimpleNamespace(unverified_spans=[[1, 3]], token_ids=[5, 6, 7])
     answer: Any = SimpleNamespace(choice=None, config=config, transcript=transcript, lossless=True)
     assert len(notes(answer)) == num_notes
+
+
+@pytest.mark.parametrize(
+    ("words", "is_told"),
+    [
+        (["--seed", 7, "--scheme", "dssd"], True),
+        (["--seed", 7, "--scheme", "dssd", "--temperature", 0], False),
+        (["--seed", 7], False),
+        (["--scheme", "dssd"], False),
+    ],
+)
+def test_a_seed_that_repeats_no_text_is_told_of(words: list[object], is_told: bool) -> None:
+    config = config_from(parse("hello", "--bundle", "unused", *NOWHERE, *words))
+    answer: Any = SimpleNamespace(choice=None, config=config, scheme=config.scheme, lossless=True)
+    assert notes(answer) == ["seed: dssd does not repeat a text; coupled does"] * is_told
 
 
 def test_the_note_on_auto_gives_every_figure() -> None:
