@@ -216,7 +216,10 @@ async def write_edge_only(
 
 
 async def _stream(link: EdgeLink, transcript: Transcript) -> AsyncGenerator[Piece, None]:
-    """One stream, to the end of the answer or until it breaks off: the edge drains, or is lost."""
+    """One stream, to the end of the answer or until it breaks off: the edge drains, or is lost.
+
+    EdgeLostError where the link has no patience with that.
+    """
     session = link.session
     data = await link.exchange(session.stream(transcript.num_left))
     try:
@@ -230,6 +233,8 @@ async def _stream(link: EdgeLink, transcript: Transcript) -> AsyncGenerator[Piec
                 await link.send(session.cancel())
             data = await link.receive()
     except EdgeLostError as loss:
+        if not link.is_patient:
+            raise
         logger.warning("%s", loss)
 
 

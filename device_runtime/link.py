@@ -150,6 +150,11 @@ class EdgeLink:
 
         return await self._patiently(once, self._settings.patience_s)
 
+    @property
+    def is_patient(self) -> bool:
+        """Whether a connection that was lost is opened again at all."""
+        return self._settings.patience_s > 0
+
     async def reopen(self) -> None:
         """Connect again, however long it takes, and bring the edge to where this side stands."""
         self._in_step = False

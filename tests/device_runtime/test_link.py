@@ -349,6 +349,12 @@ async def test_without_patience_nothing_is_tried_again_or_said_to_be(
     assert caplog.messages == []
 
 
+@pytest.mark.parametrize("fault", [Fault.CUT_STREAM, Fault.END_STREAM])
+async def test_without_patience_a_stream_that_breaks_off_ends_the_answer(fault: Fault) -> None:
+    with pytest.raises(EdgeLostError, match="broke"):
+        await write({2: fault}, begin(), edge_only=True, patience_s=0.0)
+
+
 async def test_a_refused_hello_is_asked_again() -> None:
     undisturbed = await write(NONE, begin())
     outcome = await write({0: Fault.BUSY, 1: Fault.BUSY}, begin())
