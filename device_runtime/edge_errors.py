@@ -9,9 +9,12 @@ import aiohttp
 from device_runtime.protocol.errors import ConfigError, TandemError
 from device_runtime.protocol.messages import SESSION_PATH
 
-_OTHER_NAMES = {62: "DNS", 64: "IP"}
+_NAMES = {62: "DNS", 64: "IP"}
 """X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH of OpenSSL, as `verify_code`; and the
 kind of name that was looked for."""
+
+_TIMES = (9, 10)
+"""X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED."""
 
 
 class EdgeLostError(TandemError, ConnectionError):
@@ -48,11 +51,16 @@ def unreachable(url: str, error: Exception, *, has_token: bool) -> TandemError:
 
 
 def _bad_certificate(url: str, host: str, error: Exception) -> TandemError:
-    kind = _OTHER_NAMES.get(getattr(error, "verify_code", 0))
-    if kind is not None:
+    code = getattr(error, "verify_code", 0)
+    if code in _NAMES:
         return ConfigError(
             f"the certificate of {url} is for other names; take one of these for --edge, or make a "
-            f"certificate with subjectAltName={kind}:{host}"
+            f"certificate with subjectAltName={_NAMES[code]}:{host}"
+        )
+    if code in _TIMES:
+        return ConfigError(
+            f"the certificate of {url} has expired or is not valid yet, by the clock of this machine; "
+            "set the clock, or give the edge a newer one"
         )
     return ConfigError(
         f"the certificate of {url} is not trusted ({error}); pass that of its authority with "
