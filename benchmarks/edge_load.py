@@ -21,7 +21,7 @@ import aiohttp
 
 from benchmarks.edge_probe import ACCOUNTS_PATH
 from benchmarks.edge_trace import Exchange, Trace
-from device_runtime.link import session_url
+from device_runtime.edge_options import session_url
 from device_runtime.protocol.messages import Hello, Refusal, Stream, Tokens, decode, encode
 
 

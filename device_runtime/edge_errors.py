@@ -7,7 +7,6 @@ import os
 import aiohttp
 
 from device_runtime.protocol.errors import ConfigError, TandemError
-from device_runtime.protocol.messages import SESSION_PATH
 
 _NAMES = {62: "DNS", 64: "IP"}
 """X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH of OpenSSL, as `verify_code`; and the
@@ -29,7 +28,7 @@ def unreachable(url: str, error: Exception, *, has_token: bool) -> TandemError:
     """The error for a connection that was not made."""
     match error:
         case aiohttp.WSServerHandshakeError():
-            return _refused_upgrade(url, error.status, has_token=has_token)
+            return refused(url, error.status, has_token=has_token)
         case aiohttp.ClientConnectorCertificateError():
             return _bad_certificate(url, error.host, error.certificate_error)
         case aiohttp.ClientSSLError():
@@ -68,7 +67,8 @@ def _bad_certificate(url: str, host: str, error: Exception) -> TandemError:
     )
 
 
-def _refused_upgrade(url: str, status: int, *, has_token: bool) -> TandemError:
+def refused(url: str, status: int, *, has_token: bool) -> TandemError:
+    """The error for an answer of this HTTP status to a request for this URL of an edge."""
     if status in (401, 403):
         if has_token:
             return ConfigError(f"{url} does not accept the bearer token; look into --token-file")
@@ -77,4 +77,4 @@ def _refused_upgrade(url: str, status: int, *, has_token: bool) -> TandemError:
         return EdgeLostError(
             f"{url} is at its limit, shutting down or away (HTTP {status})", "try again later"
         )
-    return ConfigError(f"{url} is no Tandem edge: it answered HTTP {status} to {SESSION_PATH}")
+    return ConfigError(f"{url} is no Tandem edge: it answered HTTP {status}")

@@ -16,16 +16,16 @@ from collections.abc import Awaitable, Callable
 from dataclasses import astuple, dataclass
 from types import TracebackType
 from typing import TypeVar
-from urllib.parse import urlsplit, urlunsplit
 
 import aiohttp
 from aiohttp import WSCloseCode, WSMsgType
 
 from device_runtime.edge_errors import EdgeLostError, unreachable
+from device_runtime.edge_options import session_url
 from device_runtime.measured import Handshake
 from device_runtime.protocol.device_session import DeviceSession
-from device_runtime.protocol.errors import ConfigError, ErrorCode, RefusedError, TandemError
-from device_runtime.protocol.messages import MAX_MESSAGE_BYTES, SESSION_PATH, refusal
+from device_runtime.protocol.errors import ErrorCode, RefusedError, TandemError
+from device_runtime.protocol.messages import MAX_MESSAGE_BYTES, refusal
 
 T = TypeVar("T")
 
@@ -70,22 +70,6 @@ class LinkSettings:
     """Whether an edge that was never there is waited for as a lost one is."""
     heartbeat_s: float = 20.0
     """Silence after which the edge is pinged; it is lost after half as much again without a sign."""
-
-
-def session_url(url: str) -> str:
-    """ws:// or wss:// URL of the session route from what a user types."""
-    schemes = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}
-    try:
-        parts = urlsplit(url if "//" in url else f"http://{url}")
-        is_right = parts.scheme in schemes and parts.hostname and parts.port != 0
-    except ValueError:  # brackets that do not close, a port that is no number below 65536
-        is_right = False
-    if not is_right:
-        raise ConfigError(f"{url!r} is no edge URL; expected http(s)://HOST:PORT")
-    path = parts.path.rstrip("/")
-    if not path.endswith(SESSION_PATH):
-        path += SESSION_PATH
-    return urlunsplit((schemes[parts.scheme], parts.netloc, path, "", ""))
 
 
 class EdgeLink:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import ssl
 import sys
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 
 from device_runtime.edge_errors import EdgeLostError
+from device_runtime.edge_options import bearer_token, check_ca_file, session_url, text_file
 from device_runtime.energy.answer import REST_S, metered
 from device_runtime.energy.find import KINDS
-from device_runtime.link import LinkSettings, session_url
+from device_runtime.link import LinkSettings
 from device_runtime.lossy import METHODS, Router
 from device_runtime.measured_file import Memory, cache_folder, measured_path
 from device_runtime.protocol.errors import ConfigError
@@ -143,18 +143,10 @@ def _link_from(args: argparse.Namespace, patience_s: float) -> LinkSettings | No
     if args.device_only:
         _refuse_edge_options(args)
         return None
-    url = session_url(args.edge)  # a typing error shows before the model is loaded
-    if args.ca_file and not url.startswith("wss:"):
-        raise ConfigError(
-            f"--ca-file is for TLS, and --edge {args.edge} has none; write https://, or leave "
-            "--ca-file out"
-        )
-    token = _token(args.token_file) if args.token_file else None
+    session_url(args.edge)  # a typing error shows before the model is loaded
+    token = bearer_token(args.token_file) if args.token_file else None
     if args.ca_file:
-        try:
-            ssl.create_default_context(cafile=args.ca_file)
-        except OSError as error:
-            raise ConfigError(f"--ca-file {args.ca_file} gives no certificates: {error}") from None
+        check_ca_file(args.ca_file, args.edge)
     waits = args.edge_patience is not None
     return LinkSettings(args.edge, token, args.ca_file, patience_s, waits_at_first=waits)
 
@@ -166,22 +158,11 @@ def _refuse_edge_options(args: argparse.Namespace) -> None:
             raise ConfigError(f"--device-only asks no edge, and {option} is for one; leave one out")
 
 
-def _token(path: Path) -> str:
-    """The bearer token in a file; ConfigError where there is none, or the list of an edge."""
-    lines = _read(path, "--token-file").strip().splitlines()
-    if len(lines) == 1 and lines[0].isprintable():
-        return lines[0]
-    found = "control characters" if len(lines) == 1 else f"{len(lines)} lines"
-    raise ConfigError(
-        f"--token-file {path} holds {found}; write into it one line, this device's own bearer token"
-    )
-
-
 def _read_prompt(args: argparse.Namespace) -> str:
     if args.prompt_file:
         if args.prompt is not None:
             raise ConfigError("a prompt and --prompt-file are given; choose one")
-        return _read(args.prompt_file, "--prompt-file")
+        return text_file(args.prompt_file, "--prompt-file")
     if args.prompt in (None, "-"):
         if sys.stdin is None:
             raise ConfigError(
@@ -204,16 +185,6 @@ def _text(given: str, what: str) -> str:
     except UnicodeEncodeError as error:
         raise ConfigError(f"{what} is no UTF-8 text ({error})") from None
     return given
-
-
-def _read(path: Path, option: str) -> str:
-    """A text file that an option names."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{option} {path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{option} {path} is no UTF-8 text ({error})") from None
 
 
 def run(args: argparse.Namespace) -> int:

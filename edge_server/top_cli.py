@@ -14,15 +14,13 @@ import aiohttp
 from rich.console import Console
 from rich.live import Live
 
-from device_runtime.protocol.errors import ConfigError, TandemError
+from device_runtime.edge_errors import refused, unreachable
+from device_runtime.edge_options import bearer_token, check_ca_file, edge_url
+from device_runtime.protocol.errors import ConfigError
 from edge_server.status import STATUS_PATH
 from edge_server.top import Json, frame, rates
 
 _TIMEOUT_S = 10.0
-
-
-class EdgeUnreachableError(TandemError):
-    """There is no status to show."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,8 +44,8 @@ def run(args: argparse.Namespace) -> int:
     """Show until interrupted, or once."""
     if not 0.05 <= args.interval <= 3600:
         raise ConfigError(f"--interval is {args.interval}; it must be 0.05 to 3600 seconds")
-    if not args.edge.startswith(("http://", "https://")):
-        raise ConfigError(f"--edge is {args.edge!r}; it must begin with http:// or https://")
+    if args.ca_file:
+        check_ca_file(args.ca_file, args.edge)
     asyncio.run(_show(args))
     return 0
 
@@ -71,9 +69,9 @@ async def _looks(args: argparse.Namespace) -> AsyncGenerator[tuple[Json, Json], 
     """Status and rates, once an interval."""
     headers = {}
     if args.token_file:
-        headers["Authorization"] = f"Bearer {args.token_file.read_text().strip()}"
+        headers["Authorization"] = f"Bearer {bearer_token(args.token_file)}"
     tls = ssl.create_default_context(cafile=args.ca_file) if args.ca_file else True
-    url = args.edge.rstrip("/") + STATUS_PATH
+    url = edge_url(args.edge, STATUS_PATH)
     timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
     async with aiohttp.ClientSession(headers=headers, timeout=timeout) as http:
         before = await _fetch(http, url, tls)
@@ -85,23 +83,20 @@ async def _looks(args: argparse.Namespace) -> AsyncGenerator[tuple[Json, Json], 
 
 
 async def _fetch(http: aiohttp.ClientSession, url: str, tls: ssl.SSLContext | bool) -> Json:
+    has_token = "Authorization" in http.headers
     try:
         async with http.get(url, ssl=tls, allow_redirects=False) as answer:
             body = await answer.read()
     except (aiohttp.ClientError, TimeoutError, asyncio.TimeoutError) as error:
-        system = getattr(error, "os_error", error)
-        cause = getattr(system, "strerror", None) or str(error) or type(error).__name__
-        raise EdgeUnreachableError(f"no edge answers at {url} ({cause}); check --edge") from None
-    if answer.status == 401:
-        raise EdgeUnreachableError(f"{url} wants a bearer token; give --token-file FILE")
+        raise unreachable(url, error, has_token=has_token) from None
+    if answer.status != 200:
+        raise refused(url, answer.status, has_token=has_token)
     try:
         status = json.loads(body)
-        known = answer.status == 200 and isinstance(status, dict) and "uptime_s" in status
+        known = isinstance(status, dict) and "replicas" in status
     except ValueError:
         known = False
     if not known:
-        raise EdgeUnreachableError(
-            f"{url} answers {answer.status} and no status; is this a Tandem edge of this version?"
-        )
+        raise ConfigError(f"{url} gives no status that this version knows; is it a Tandem edge?")
     found: Json = status
     return found

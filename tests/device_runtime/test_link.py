@@ -26,7 +26,7 @@ from device_runtime.generate import (
     write_lossy,
     write_split,
 )
-from device_runtime.link import EdgeLink, LinkSettings, session_url
+from device_runtime.link import EdgeLink, LinkSettings
 from device_runtime.lossy import Improbable, Policy
 from device_runtime.measured import RoundTimes
 from device_runtime.protocol.detokenizer import Detokenizer
@@ -483,26 +483,3 @@ async def test_the_device_alone_needs_no_edge() -> None:
         )
         texts.append("".join([piece.text async for piece in pieces]))
     assert texts[0] == texts[1] and len(texts[0]) == 20
-
-
-@pytest.mark.parametrize(
-    ("typed", "url"),
-    [
-        ("http://edge:8600", "ws://edge:8600/v1/session"),
-        ("https://edge/", "wss://edge/v1/session"),
-        ("edge:8600", "ws://edge:8600/v1/session"),
-        ("wss://edge/tandem", "wss://edge/tandem/v1/session"),
-        ("http://[::1]:8600", "ws://[::1]:8600/v1/session"),
-    ],
-)
-def test_an_edge_url_may_be_typed_in_many_ways(typed: str, url: str) -> None:
-    assert session_url(typed) == url
-
-
-@pytest.mark.parametrize(
-    "typed",
-    ["ftp://edge", "http://", "", "http://[::1", "http://edge:86000", "edge:port", "edge:0"],
-)
-def test_a_bad_edge_url_is_named(typed: str) -> None:
-    with pytest.raises(ConfigError, match="no edge URL"):
-        session_url(typed)

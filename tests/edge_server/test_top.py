@@ -204,12 +204,25 @@ async def test_a_client_sees_its_own_sessions_and_how_many_others_there_are(
         assert 'tandem_sessions{state="connected"} 3.0' in text
 
 
-async def test_what_is_wrong_is_one_line(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_what_is_wrong_is_one_line(
+    url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "wrong").write_text("not-the-one-that-is-known")
+    (tmp_path / "list").write_text("one\ntwo\n")
+    wrong, lists = (("--token-file", str(tmp_path / name)) for name in ("wrong", "list"))
     for arguments, words in (
-        (("--edge", url), "--token-file"),
+        (("--edge", url), "wants a bearer token"),
         (("--edge", "http://127.0.0.1:9"), "no edge answers"),
         (("--edge", url + "nothing"), "--token-file"),
-        (("--edge", "ftp://x"), "http://"),
+        (("--edge", url, *wrong), "does not accept the bearer token"),
+        (("--edge", url, *lists), "holds 2 lines"),
+        (("--edge", "https" + url[4:]), "write http://"),
+        (("--edge", url, "--ca-file", "none.pem"), "--ca-file is for TLS"),
+        (
+            ("--edge", "https://x", "--ca-file", "none.pem"),
+            "--ca-file none.pem gives no certificates",
+        ),
+        (("--edge", "ftp://x"), "no edge URL"),
         (("--interval", "0"), "--interval"),
     ):
         assert await top(*arguments, "--once") == 1

@@ -12,8 +12,9 @@ from typing import Any
 import aiohttp
 import pytest
 
+from device_runtime.edge_options import session_url
 from device_runtime.generate import write_edge_only, write_split
-from device_runtime.link import EdgeLink, LinkSettings, session_url
+from device_runtime.link import EdgeLink, LinkSettings
 from device_runtime.protocol.device_session import DeviceSession, Generation
 from device_runtime.protocol.messages import Kind
 from device_runtime.protocol.randomness import device_coins
