@@ -65,10 +65,11 @@ class Checkpoint:
 
     @property
     def end_ids(self) -> tuple[int, ...]:
-        """End tokens: the generation config's, else the config's."""
+        """End tokens: the generation config's, else the config's; some write -1 for none."""
         stated = self.generation_config.get("eos_token_id", self.config.get("eos_token_id"))
         ids = stated if isinstance(stated, list) else [stated]
-        return tuple(dict.fromkeys(int(token_id) for token_id in ids if token_id is not None))
+        known = [int(token_id) for token_id in ids if token_id is not None]
+        return tuple(dict.fromkeys(token_id for token_id in known if token_id >= 0))
 
 
 def _read_json(path: Path) -> dict[str, Any]:

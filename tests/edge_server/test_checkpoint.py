@@ -63,7 +63,7 @@ def test_more_ids_than_the_model_has_rows_are_refused(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stated", "wanted"), [(3, (3,)), ([5, 2, 5], (5, 2)), (None, ())], ids=str
+    ("stated", "wanted"), [(3, (3,)), ([5, 2, 5], (5, 2)), (None, ()), (-1, ())], ids=str
 )
 def test_end_ids_come_from_the_generation_config_first(
     folder: Path, stated: Any, wanted: tuple[int, ...]
