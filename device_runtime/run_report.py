@@ -43,7 +43,9 @@ def notes(answer: Answer) -> list[str]:
     lines = [] if answer.choice is None else [auto_note(answer.choice)]
     config = answer.config
     if config.is_seed_given and config.sampling.temperature > 0 and answer.scheme != SEEDED_SCHEME:
-        lines.append(f"seed: {answer.scheme} does not repeat a text; {SEEDED_SCHEME} does")
+        lines.append(
+            f"seed: {answer.scheme} does not promise the same text again; {SEEDED_SCHEME} does"
+        )
     if config.mode == "device":
         lines.append("unverified: the SLM alone wrote this")
     elif spans := [] if config.local_after_s is None else answer.transcript.unverified_spans:

@@ -375,7 +375,9 @@ def test_tokens_that_no_edge_verified_are_told_of(
 def test_a_seed_that_repeats_no_text_is_told_of(words: list[object], is_told: bool) -> None:
     config = config_from(parse("hello", "--bundle", "unused", *NOWHERE, *words))
     answer: Any = SimpleNamespace(choice=None, config=config, scheme=config.scheme, lossless=True)
-    assert notes(answer) == ["seed: dssd does not repeat a text; coupled does"] * is_told
+    assert (
+        notes(answer) == ["seed: dssd does not promise the same text again; coupled does"] * is_told
+    )
 
 
 def test_the_note_on_auto_gives_every_figure() -> None:
