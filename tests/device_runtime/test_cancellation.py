@@ -30,7 +30,7 @@ async def test_a_cancelled_task_ends_when_its_thread_has_left_off() -> None:
             ended.set()
 
     task = asyncio.create_task(in_thread(work))
-    await asyncio.to_thread(begun.wait)
+    assert await asyncio.to_thread(begun.wait, 20)
     start_s = time.monotonic()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

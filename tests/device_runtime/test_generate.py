@@ -100,7 +100,7 @@ async def test_a_cancelled_answer_does_not_wait_until_the_prompt_is_read(
             pass
 
     task = asyncio.create_task(consume())
-    await asyncio.to_thread(drafter.begun.wait)
+    assert await asyncio.to_thread(drafter.begun.wait, 20)
     start_s = time.monotonic()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -230,7 +230,7 @@ async def test_a_cancelled_run_ends_after_the_chunk_at_work(
 
     monkeypatch.setattr(drafter._graph, "run", watched)
     reading = asyncio.create_task(in_thread(drafter.append, random_ids(40)))
-    await asyncio.to_thread(begun.wait)
+    assert await asyncio.to_thread(begun.wait, 20)
     reading.cancel()
     await asyncio.sleep(0.01)
     goes_on.set()

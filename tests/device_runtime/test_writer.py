@@ -196,7 +196,7 @@ async def test_a_router_that_reads_a_long_prompt_can_be_cancelled() -> None:
     device: Any = SimpleNamespace(
         tokenizer=tokenizer, drafter=drafter, bundle=SimpleNamespace(manifest=manifest)
     )
-    session = SimpleNamespace(facts=SimpleNamespace(end_ids=()), append=lambda _: None)
+    session = SimpleNamespace(facts=SimpleNamespace(end_ids=(), num_ids=9), append=lambda _: None)
     link: Any = SimpleNamespace(session=session, traffic=Traffic(), handshake=None)
     answer = Answer(device, WriteConfig("split", "router", 4, Sampling(), 9, lossy=True), [1, 2])
 
@@ -205,7 +205,7 @@ async def test_a_router_that_reads_a_long_prompt_can_be_cancelled() -> None:
             pass
 
     task = asyncio.create_task(consume())
-    await asyncio.to_thread(drafter.begun.wait)
+    assert await asyncio.to_thread(drafter.begun.wait, 20)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

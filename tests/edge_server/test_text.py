@@ -192,7 +192,7 @@ async def test_a_request_given_up_leaves_no_second_thread_at_work(folder: Path) 
         assert let_go.wait(10)
 
     given_up = asyncio.ensure_future(text.in_thread(first))
-    await asyncio.to_thread(at_work.wait)
+    assert await asyncio.to_thread(at_work.wait, 20)
     given_up.cancel()
     second = asyncio.ensure_future(text.in_thread(lambda: "done"))
     await asyncio.sleep(0.05)
