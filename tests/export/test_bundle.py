@@ -287,7 +287,7 @@ def test_a_chat_template_may_use_what_devices_know(tmp_path: Path) -> None:
     [
         ({"eos_token_id": 1 << 24}, 64, "gives end_token_ids as"),
         ({"bos_token_id": 1 << 24}, 64, "gives bos_token_id as"),
-        ({}, 0, "gives context_len as 0, where a whole number from 1"),
+        ({}, 0, "gives context_len as 0, where a whole number from 2"),
     ],
 )
 def test_what_a_manifest_must_not_say_is_refused(
