@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks.edge_passes import pretend_read, timed_s
 from device_runtime.protocol.edge_states import Job, Rows
-from device_runtime.protocol.judging import DraftedRows, Judging
+from device_runtime.protocol.judging import Judging, judging_of
 from device_runtime.protocol.sampling import Sampling
 from device_runtime.protocol.schemes import DEFAULT_SCHEME, scheme_named
 from device_runtime.protocol.schemes.base import Ask, Drafted
@@ -116,8 +116,7 @@ def _judging(
 
 def _stream_job(judging: Judging) -> Job:
     def read(rows: Rows) -> Judgement:
-        own = rows.judging if isinstance(rows, DraftedRows) else judging
-        return own.judge(rows)
+        return judging_of(rows, judging).judge(rows)
 
     return Job(judging.tokens, 1, read, judging)
 

@@ -232,9 +232,8 @@ class Connection(Generic[S]):
                 step = session.commit(result())
                 self._front.answered(held.tally, step.outcome)
                 self._registry.answered(held)
-            del (
-                result
-            )  # it may hold the rows of the batch, and a slow reader may block the next send
+            # It may hold the rows of the batch, and a slow reader may block the next send.
+            del result
             for error in errors:
                 await self._refuse(error)
         if session.state is State.CLOSED:

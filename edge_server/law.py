@@ -153,22 +153,20 @@ class TorchLaw:
         return probs
 
     def draw(self, uniforms: Floats) -> Ids:
-        key = "draw", uniforms.tobytes()
-        if key not in self._known:
-            ids, probs = ask(Question(_draws, self.batch, (self.row, uniforms)))
-            self._known[key] = ids
-            self.know("prob", ids.tobytes(), probs)
-        drawn: Ids = self._known[key]
-        return drawn
+        question = Question(_draws, self.batch, (self.row, uniforms))
+        return self._ids_with_probs("draw", uniforms.tobytes(), question)
 
     def support(self) -> Ids:
-        key = "support", None
-        if key not in self._known:
-            ids, probs = ask(Question(LawBatch.rows_on_host, self.batch, self.row))
-            self._known[key] = ids
-            self.know("prob", ids.tobytes(), probs)
-        support: Ids = self._known[key]
-        return support
+        question = Question(LawBatch.rows_on_host, self.batch, self.row)
+        return self._ids_with_probs("support", None, question)
+
+    def _ids_with_probs(self, kind: str, asked: Any, question: Question) -> Ids:
+        if (kind, asked) not in self._known:
+            found, probs = ask(question)
+            self.know(kind, asked, found)
+            self.know("prob", found.tobytes(), probs)
+        ids: Ids = self._known[kind, asked]
+        return ids
 
     # what a law on a GPU finds there, so that rows of probabilities need not leave it
 

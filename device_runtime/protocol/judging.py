@@ -107,10 +107,14 @@ class DraftedRows:
         return self.rows.law(row, sampling, generated)
 
 
+def judging_of(rows: Rows, judging: Judging) -> Judging:
+    """What a stream's rows are judged by: with the block, where the engine added one."""
+    return rows.judging if isinstance(rows, DraftedRows) else judging
+
+
 def written(judging: Judging, rows: Rows) -> tuple[int, ...]:
     """The tokens that a stream's rows give, by a scheme that draws replacements on the edge."""
-    if isinstance(rows, DraftedRows):
-        judging = rows.judging
+    judging = judging_of(rows, judging)
     judgement = judging.judge(rows)
     ids = [drafted.token_id for drafted in judging.block[: judgement.num_accepted]]
     last = judgement.rejection if judgement.next_token is None else judgement.next_token
