@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-browser test-arm test-ort-1.23 lint format clean
+.PHONY: help demo test test-slow test-gpu test-browser test-arm test-ort-1.23 lint format clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z0-9.-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -23,6 +23,9 @@ test: $(VENV)/.dev  ## the quick tests, on all cores
 
 test-slow: $(VENV)/.dev  ## the tests marked slow
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-gpu: $(VENV)/.dev  ## the tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu $(ARGS)
 
 test-browser: $(VENV)/.dev  ## the report's page in headless Chromium
 	$(BIN)/python -m pytest -m browser $(ARGS)

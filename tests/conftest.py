@@ -2,6 +2,7 @@
 
 import os
 
+import pytest
 from hypothesis import settings
 
 # Where workers share the cores (make test), models with threads of their own would wait for each other.
@@ -11,3 +12,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 # The same examples on every run, and no time limit for one: a busy machine is no failure.
 settings.register_profile("tandem", derandomize=True, deadline=None)
 settings.load_profile("tandem")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test that was asked for and cannot run has failed."""
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.fail("it needs a CUDA device", pytrace=False)

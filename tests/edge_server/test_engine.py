@@ -275,7 +275,6 @@ def test_the_common_prefix_ends_at_the_first_difference(
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_on_a_gpu_a_ragged_batch_gives_the_logits_of_each_text_alone(
     make_engine: MakeEngine, dtype: str
