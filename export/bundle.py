@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
@@ -82,20 +81,6 @@ def check_space(out: Path, needed_bytes: float) -> None:
             f"the export needs about {needed_bytes / 1e9:.1f} GB, and the disk of {parent} has "
             f"{free_bytes / 1e9:.1f} GB left; free some, or choose another place for --out"
         )
-
-
-@contextmanager
-def naming_full_disk(out: Path, needed_bytes: float) -> Iterator[None]:
-    """ExportError in place of the OSError of a disk that fills up meanwhile."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise ExportError(
-            f"the disk of {out.resolve().parent} has become full ({error}): the export needs about "
-            f"{needed_bytes / 1e9:.1f} GB there; free some, or choose another place for --out"
-        ) from error
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from rich.console import Console
 from export import bundle, checkpoint, choose, convert
 from export.checkpoint import Checkpoint
 from export.choose import Choice, WeightChoice
+from export.errors import naming_full_disk
 from export.quiet import quiet_libraries
 
 if TYPE_CHECKING:
@@ -91,7 +92,11 @@ def run(args: argparse.Namespace) -> int:
         choice = _choose(args, chosen, graph, found)
     with bundle.replacing(args.out, force=args.force) as folder:
         needed_bytes = _fetch_weights(args.out, location, found, choice)
-        with bundle.naming_full_disk(args.out, needed_bytes):
+        advice = (
+            f"the export needs about {needed_bytes / 1e9:.1f} GB there; free some, or choose another "
+            "place for --out"
+        )
+        with naming_full_disk(args.out.resolve().parent, advice):
             parity = _export(found, folder, choice, stages)
     report = _report(args, found, choice, parity, stages)
     doubts = choose.doubts(choice, args.accuracy_level, args.calibration, args.device)

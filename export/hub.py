@@ -11,6 +11,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import huggingface_hub
+from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.errors import (
     GatedRepoError,
     RepositoryNotFoundError,
@@ -19,13 +20,14 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars
 
 from export.checkpoint import refuse_other_weights
-from export.errors import ExportError
+from export.errors import ExportError, naming_full_disk
 
 DESCRIPTION = ("*.json", "*.jinja")
 """Small files: configs, tokenizer, chat templates."""
 WEIGHTS = ("model*.safetensors",)
 """The names transformers loads; nothing that could be pickled, no second copy in another layout."""
 
+_ADVICE = "free some, or set HF_HOME to a folder elsewhere"
 _HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*(/[\w-][\w.-]*)?)(@(?P<revision>[\w./-]+))?", re.ASCII)
 
 
@@ -40,7 +42,7 @@ class Location:
     num_parameters: int | None = None
     """By the hub's count, before the weights are here; None where it does not say."""
     sizes: dict[str, int] = field(default_factory=dict)
-    """Bytes of the hub's files; empty where the hub could not be asked."""
+    """Bytes of the files to download; empty where the hub could not be asked."""
 
 
 def locate(name: str) -> Location:
@@ -65,7 +67,9 @@ def locate(name: str) -> Location:
     if "config.json" in sizes and "adapter_config.json" not in sizes:
         # Of what is no whole model `checkpoint.read` says so, by its description.
         refuse_other_weights((name for name in sizes if "/" not in name), f"{repo} on the hub")
-    folder = _download(repo, revision, DESCRIPTION)
+    patterns = DESCRIPTION + WEIGHTS
+    sizes = {k: v for k, v in sizes.items() if any(fnmatch(k, pattern) for pattern in patterns)}
+    folder = _download(repo, revision, DESCRIPTION, sizes)
     # A snapshot's folder is named after its commit: later downloads stay on that one.
     return Location(folder, f"{repo}@{folder.name}", repo, folder.name, num_parameters, sizes)
 
@@ -74,23 +78,19 @@ def fetch_weights(location: Location) -> None:
     """Download the weights of a hub model beside its description; nothing for a local folder."""
     if location.repo is not None:
         _check_space(location)
-        _download(location.repo, location.revision, DESCRIPTION + WEIGHTS)
+        _download(location.repo, location.revision, DESCRIPTION + WEIGHTS, location.sizes)
 
 
 def _check_space(location: Location) -> None:
     """ExportError where the cache's disk is too full for what is still to be downloaded."""
     needed_bytes = sum(
-        size
-        for name, size in location.sizes.items()
-        if any(fnmatch(name, pattern) for pattern in DESCRIPTION + WEIGHTS)
-        and not (location.folder / name).exists()
+        size for name, size in location.sizes.items() if not (location.folder / name).exists()
     )
     free_bytes = shutil.disk_usage(location.folder).free
     if free_bytes < needed_bytes:
         raise ExportError(
             f"{location.source} is another {needed_bytes / 1e9:.1f} GB to download, and the disk of "
-            f"the hub's cache ({location.folder}) has {free_bytes / 1e9:.1f} GB left; free some, or "
-            "set HF_HOME to a folder elsewhere"
+            f"the hub's cache ({location.folder}) has {free_bytes / 1e9:.1f} GB left; {_ADVICE}"
         )
 
 
@@ -105,9 +105,12 @@ def _listed(repo: str, revision: str | None) -> tuple[dict[str, int], int | None
     return sizes, info.safetensors.total if info.safetensors else None
 
 
-def _download(repo: str, revision: str | None, patterns: tuple[str, ...]) -> Path:
+def _download(
+    repo: str, revision: str | None, patterns: tuple[str, ...], sizes: dict[str, int]
+) -> Path:
+    needed = f"{repo} takes {sum(sizes.values()) / 1e9:.1f} GB there; {_ADVICE}"
     try:
-        with _refusals(repo, revision):
+        with _refusals(repo, revision), naming_full_disk(Path(HF_HUB_CACHE), needed):
             path = huggingface_hub.snapshot_download(
                 repo, revision=revision, allow_patterns=list(patterns)
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
@@ -94,18 +93,6 @@ def test_what_fp16_takes_on_the_disk_is_known(
     tables = 3 * CONTEXT_LEN * 16 * 4  # of few positions in a large model
     assert max(used) - tables < bundle.space_bytes(num_parameters, "fused", "fp16")
     assert max(used) > 5.9 * num_parameters
-
-
-def test_a_disk_that_fills_up_is_named_with_what_is_needed(tmp_path: Path) -> None:
-    def fill(number: int) -> None:
-        with bundle.naming_full_disk(tmp_path / "out", 2.5e9):
-            raise OSError(number, os.strerror(number))
-
-    words = rf"the disk of {tmp_path} has become full \(.*No space left.*about 2\.5 GB there; free"
-    with pytest.raises(ExportError, match=words):
-        fill(errno.ENOSPC)
-    with pytest.raises(OSError, match="Input/output error"):
-        fill(errno.EIO)
 
 
 def test_a_finished_folder_takes_its_place(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 
 import huggingface_hub
 import pytest
+from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.errors import (
     GatedRepoError,
     LocalEntryNotFoundError,
@@ -198,6 +201,19 @@ def test_without_the_network_the_cache_will_do(
     full_disk(monkeypatch, tmp_path, 0)
     hub.fetch_weights(hub.locate("owner/some-model"))
     assert len(downloads) == 2
+
+
+def test_a_cache_whose_disk_fills_up_is_named_with_what_is_needed(
+    downloads: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    location = hub.locate("owner/some-model")
+    error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", failing(error))
+    words = rf"disk of {HF_HUB_CACHE} has become full .*owner/some-model takes 2\.0 GB.*HF_HOME"
+    for step in (lambda: hub.locate("owner/some-model"), lambda: hub.fetch_weights(location)):
+        with pytest.raises(ExportError, match=words) as caught:
+            step()
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("asked", ["model_info", "snapshot_download"])
