@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import json
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from device_runtime.protocol.checkpoint_facts import refusing_malformed
 from device_runtime.protocol.errors import TandemError
 from device_runtime.protocol.rope_parameters import longrope_limit
 
@@ -42,8 +44,10 @@ class Checkpoint:
         config = _read_json(folder / "config.json")
         if not config:
             raise CheckpointError(f"{folder} is not a checkpoint: it has no config.json")
-        _refuse_other_kinds(config, folder)
-        _refuse_other_weights(folder)
+        with _refusing_malformed(folder):
+            _refuse_other_kinds(config, folder)
+        with refusing_malformed(CheckpointError, str(folder), _INDEX):
+            _refuse_other_weights(folder)
         return cls(folder, config, _read_json(folder / "generation_config.json"))
 
     @property
@@ -61,15 +65,21 @@ class Checkpoint:
             )
         # Beyond its limit a longrope model changes its rotary factors by the longest text of a batch,
         # which would let one session change the text of another.
-        return min(stated[0], longrope_limit(self.config) or stated[0])
+        with _refusing_malformed(self.folder):
+            return min(stated[0], longrope_limit(self.config) or stated[0])
 
     @property
     def end_ids(self) -> tuple[int, ...]:
         """End tokens: the generation config's, else the config's; some write -1 for none."""
         stated = self.generation_config.get("eos_token_id", self.config.get("eos_token_id"))
         ids = stated if isinstance(stated, list) else [stated]
-        known = [int(token_id) for token_id in ids if token_id is not None]
+        with _refusing_malformed(self.folder):
+            known = [int(token_id) for token_id in ids if token_id is not None]
         return tuple(dict.fromkeys(token_id for token_id in known if token_id >= 0))
+
+
+def _refusing_malformed(folder: Path) -> AbstractContextManager[None]:
+    return refusing_malformed(CheckpointError, str(folder), "config.json or generation_config.json")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

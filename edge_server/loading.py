@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -96,14 +95,14 @@ def load_model(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device)
             use_safetensors=True,
             output_loading_info=True,
         )
-    except KeyError as error:
-        raise CheckpointError(
-            f"models of the kind {checkpoint.config['model_type']} choose their attention by "
-            f"themselves ({error}); serve one that uses transformers' attention interface"
-        ) from error
     except CheckpointError:
         raise
-    except (ValueError, OSError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # whatever a config can make transformers raise
+        if isinstance(error, KeyError) and error.args == (NAME,):
+            raise CheckpointError(
+                f"models of the kind {checkpoint.config['model_type']} choose their attention by "
+                f"themselves ({error}); serve one that uses transformers' attention interface"
+            ) from error
         raise CheckpointError(
             f"{folder} cannot be loaded as a causal language model ({_first_line(error)})"
         ) from error

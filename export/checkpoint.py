@@ -7,8 +7,7 @@ asked for the names of the models it has, where a checkpoint would rather bring 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 
-from device_runtime.protocol.errors import TandemError
+from device_runtime.protocol.checkpoint_facts import refusing_malformed
 from device_runtime.protocol.foreign_code import foreign_code
 from export.errors import ExportError
 
@@ -25,7 +24,6 @@ PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
 TOKENIZER_ADVICE = "make it with AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
-_OF_WRONG_TYPES = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 _ATTENTION_KINDS = {"full_attention", "sliding_attention", "chunked_attention"}
 
 
@@ -80,21 +78,6 @@ class Checkpoint:
         return self.config.get(key) if stated is None else stated
 
 
-@contextmanager
-def refusing_malformed(name: str) -> Iterator[None]:
-    """ExportError in place of what values of the wrong type make their readers raise."""
-    try:
-        yield
-    except TandemError:  # some are ValueErrors
-        raise
-    except _OF_WRONG_TYPES as error:
-        raise ExportError(
-            f"{name} is malformed: config.json, generation_config.json or tokenizer_config.json has a "
-            f"value of the wrong kind ({type(error).__name__}: {error}); correct it, or download it "
-            "again"
-        ) from error
-
-
 def _is_none(token_id: Any) -> bool:
     """Whether a config says that there is no such token: some write -1."""
     return token_id is None or token_id < 0
@@ -144,11 +127,14 @@ def _weight_files(folder: Path) -> list[Path]:
         return [folder / _SINGLE]
     if not (folder / _INDEX).is_file():
         refuse_other_weights((path.name for path in folder.iterdir()), str(folder))
-    names = set(_json(folder / _INDEX).get("weight_map", {}).values())
-    for name in names:
-        # An index can name any file, and transformers would unpickle whatever is no safetensors.
-        if not name.endswith(".safetensors") or Path(name).name != name:
-            raise ExportError(f"{folder}/{_INDEX} names {name}; only safetensors beside it will do")
+    with refusing_malformed(ExportError, str(folder), _INDEX):
+        names = set(_json(folder / _INDEX).get("weight_map", {}).values())
+        for name in names:
+            # An index can name any file, and transformers would unpickle whatever is no safetensors.
+            if not name.endswith(".safetensors") or Path(name).name != name:
+                raise ExportError(
+                    f"{folder}/{_INDEX} names {name}; only safetensors beside it will do"
+                )
     missing = sorted(name for name in names if not (folder / name).is_file())
     if missing or not names:
         raise ExportError(

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from device_runtime.protocol.checkpoint_facts import refusing_malformed
 from export import bundle, checkpoint, choose, convert
 from export.checkpoint import Checkpoint
 from export.choose import Choice, WeightChoice
-from export.errors import naming_full_disk
+from export.errors import ExportError, naming_full_disk
 from export.quiet import quiet_libraries
 
 if TYPE_CHECKING:
@@ -85,7 +86,8 @@ def run(args: argparse.Namespace) -> int:
     choose.check_calibration(args.calibration)
     bundle.check_place(args.out, force=args.force)
     location = _locate(args)
-    with checkpoint.refusing_malformed(location.source):
+    files = "config.json, generation_config.json or tokenizer_config.json"
+    with refusing_malformed(ExportError, location.source, files):
         found = _describe(args, location, stages)
         graph = choose.choose_graph(args.graph, found)
         chosen = choose.fit_to_graph(chosen, graph, args.weights)

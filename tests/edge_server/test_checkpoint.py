@@ -203,6 +203,44 @@ def test_what_cannot_be_served_is_refused(folder: Path, spoil: Any) -> None:
         load(folder)
 
 
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("config.json", {"architectures": 3}),
+        ("config.json", {"rope_scaling": {"rope_type": "longrope",
+                                          "original_max_position_embeddings": "many"}}),
+        ("generation_config.json", {"eos_token_id": {}}),
+        ("model.safetensors.index.json", {"weight_map": []}),
+        ("model.safetensors.index.json", {"weight_map": {"a": 3}}),
+    ],
+)  # fmt: skip
+def test_a_malformed_description_is_told_as_such(
+    folder: Path, name: str, change: dict[str, Any]
+) -> None:
+    (folder / "model.safetensors").write_bytes(b"never read")
+    if name == "model.safetensors.index.json":
+        (folder / name).write_text("{}")
+        (folder / "model.safetensors").unlink()
+    edit(folder / name, **change)
+    with pytest.raises(
+        CheckpointError, match=rf"^{folder} is malformed: .*{name} .*; correct it"
+    ) as caught:
+        edge_facts(opened := Checkpoint.open(folder), read_tokens(folder), opened.context_len)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change", [{"num_hidden_layers": "2"}, {"rope_scaling": 3}, {"hidden_act": "no such"}], ids=str
+)
+def test_a_config_that_transformers_chokes_on_is_told_as_such(
+    folder: Path, change: dict[str, Any]
+) -> None:
+    edit(folder / "config.json", **change)
+    with pytest.raises(CheckpointError, match=r"cannot be loaded as .* \(\w+: .*\)") as caught:
+        load(folder)
+    assert "\n" not in str(caught.value)
+
+
 def test_code_that_is_not_needed_is_never_run(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -191,6 +191,14 @@ def test_an_index_may_name_only_safetensors_beside_it(folder: Path, shard: str) 
     assert "only safetensors beside it" in refusal(folder)
 
 
+@pytest.mark.parametrize("weight_map", [[], None, {"a": 3}, {"a": []}])
+def test_a_malformed_index_is_told_as_such(folder: Path, weight_map: object) -> None:
+    (folder / "model.safetensors").unlink()
+    write(folder, "model.safetensors.index.json", {"weight_map": weight_map})
+    words = f"{folder} is malformed: model.safetensors.index.json has a value of the wrong kind"
+    assert refusal(folder).startswith(words)
+
+
 def test_a_missing_shard_is_refused(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "model-1.safetensors")
     shards = {"a": "model-1.safetensors", "b": "model-2.safetensors"}
