@@ -166,8 +166,7 @@ class EdgeLink:
                 left_s = since_s + patience_s - time.monotonic()
                 asked_s = getattr(error, "retry_after_s", 0.0)
                 if asked_s >= left_s:
-                    gave_up = f"gave up after {patience_s:g} s (--edge-patience)"
-                    raise EdgeLostError(what, gave_up if patience_s else "") from None
+                    raise EdgeLostError(what, _gave_up(patience_s, left_s)) from None
                 if not pause_s:
                     logger.warning("%s; trying again", what)
             else:
@@ -248,3 +247,11 @@ class EdgeLink:
         self.handshake = Handshake(time.monotonic() - asked_s, len(hello), len(welcome))
         self.session.receive_welcome(welcome)
         self._in_step = True
+
+
+def _gave_up(patience_s: float, left_s: float) -> str:
+    """Of all the patience, or of what is left of it before an edge that asks for more."""
+    if left_s > 0:
+        left = f"only {left_s:.1f} s are left of --edge-patience {patience_s:g}"
+        return f"{left}; raise it to wait longer"
+    return f"gave up after {patience_s:g} s (--edge-patience)" if patience_s else ""

@@ -340,6 +340,13 @@ async def test_what_stays_in_the_way_ends_the_answer_with_the_patience(fault: Fa
         await write(faults, begin(), patience_s=0.3)
 
 
+async def test_an_edge_that_asks_for_a_longer_wait_than_is_left_is_told_so() -> None:
+    with pytest.raises(
+        EdgeLostError, match=r"only 0\.0 s are left of --edge-patience 0\.009; raise"
+    ):
+        await write({4: Fault.BUSY}, begin(), patience_s=0.009)  # it asks for 0.01 s
+
+
 @pytest.mark.parametrize("fault", [Fault.DROP_BEFORE, Fault.BUSY])
 async def test_without_patience_nothing_is_tried_again_or_said_to_be(
     fault: Fault, caplog: pytest.LogCaptureFixture
