@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from random import Random
@@ -22,6 +23,7 @@ import aiohttp
 from benchmarks.edge_probe import ACCOUNTS_PATH
 from benchmarks.edge_trace import Exchange, Trace
 from device_runtime.edge_options import session_url
+from device_runtime.protocol.errors import TandemError
 from device_runtime.protocol.messages import Hello, Refusal, Stream, Tokens, decode, encode
 
 
@@ -62,6 +64,10 @@ class Heard:
     seconds: float = 0.0
     accounts: dict[str, Any] = field(default_factory=dict)
     """The edge's, of that time."""
+
+
+class LoadError(TandemError):
+    """Sessions failed, so that the edge does not have the load that is measured."""
 
 
 class Player:
@@ -199,7 +205,8 @@ async def _together(works: Any) -> None:
     """All at once; all end with the first that fails, or with the caller."""
     tasks = [asyncio.create_task(work) for work in works]
     try:
-        await asyncio.gather(*tasks)
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        _require_answers(tasks)
     finally:
         for task in tasks:
             task.cancel()
@@ -212,9 +219,8 @@ async def _arrivals(player: Player, http: aiohttp.ClientSession, load: Load) -> 
     try:
         for number in range(1 << 30):
             await asyncio.sleep(random.expovariate(load.arrivals_per_s))
-            for task in [task for task in tasks if task.done()]:
-                tasks.remove(task)
-                task.result()  # an error of one ends the run, as in a closed loop
+            _require_answers(tasks)
+            tasks = {task for task in tasks if not task.done()}
             if len(tasks) < load.num_sessions:
                 tasks.add(asyncio.create_task(player.arrive(http, number)))
             else:
@@ -224,6 +230,18 @@ async def _arrivals(player: Player, http: aiohttp.ClientSession, load: Load) -> 
             task.cancel()
         if tasks:
             await asyncio.wait([*tasks])
+
+
+def _require_answers(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """LoadError where some have failed: an edge that answers none is one without load."""
+    errors = [error for task in tasks if task.done() and (error := task.exception())]
+    kinds = Counter(f"{type(error).__name__} ({error})" for error in errors)
+    if kinds:
+        told = ", ".join(f"{count} × {kind}" for kind, count in kinds.most_common())
+        raise LoadError(
+            f"what the edge carries cannot be told, since sessions failed: {told}; mend what the edge "
+            "says above, or load it with fewer --sessions"
+        )
 
 
 async def _shake_hands(socket: aiohttp.ClientWebSocketResponse, num_ids: int) -> None:

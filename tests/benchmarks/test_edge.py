@@ -13,7 +13,16 @@ import torch
 
 from benchmarks import edge, edge_floors, edge_replay
 from benchmarks.edge_floors import Floor, Plan, gain_floor
-from benchmarks.edge_load import Heard, Load, Player, _arrivals, _difference, sessions_within
+from benchmarks.edge_load import (
+    Heard,
+    Load,
+    LoadError,
+    Player,
+    _arrivals,
+    _closed,
+    _difference,
+    sessions_within,
+)
 from benchmarks.edge_map import NONE, Cost, Setting, best, costs, winners
 from benchmarks.edge_passes import model_of, pass_s, pretend_read, random_engine
 from benchmarks.edge_replay import drafting_s, standing, stream_s, verify_s
@@ -405,16 +414,24 @@ async def test_a_stream_that_is_refused_is_counted_once_it_counts() -> None:
     assert player.heard.num_refused == 1
 
 
-async def test_an_error_of_an_arrival_ends_the_run_as_one_of_a_closed_loop_does() -> None:
-    load = Load("split", 4, 0.0, 0.0, arrivals_per_s=1000.0)
+@pytest.mark.parametrize("source", [_arrivals, _closed])
+async def test_errors_end_the_run_and_are_told_by_their_kinds(source: Any) -> None:
+    load = Load("split", 3, 0.0, 0.0, arrivals_per_s=1000.0)
+    gone = asyncio.Event()
 
     class Broken(Player):
         async def arrive(self, http: Any, number: int) -> None:
-            raise ConnectionError("gone")
+            if number == 2:
+                gone.set()
+            await gone.wait()
+            raise ConnectionError("gone") if number else TypeError("closed")
+
+        loop = arrive
 
     http: Any = None
-    with pytest.raises(ConnectionError, match="gone"):
-        await asyncio.wait_for(_arrivals(Broken("http://x", [], load), http, load), 10)
+    words = r": 2 × ConnectionError \(gone\), 1 × TypeError \(closed\); mend"
+    with pytest.raises(LoadError, match=words):
+        await asyncio.wait_for(source(Broken("http://x", [], load), http, load), 10)
 
 
 @pytest.mark.slow
