@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from device_runtime.protocol.errors import ConfigError
@@ -40,14 +41,19 @@ def bearer_token(path: Path) -> str:
     )
 
 
-def check_ca_file(ca_file: str, edge: str) -> None:
-    """ConfigError where no certificates are in it, or the edge has no TLS to trust it for."""
+def trusted(ca_file: str | None, edge: str) -> ssl.SSLContext | Literal[True]:
+    """What aiohttp trusts: the certificates of --ca-file, else (True) the system's authorities.
+
+    ConfigError where no certificates are in the file, or the edge has no TLS to trust them for.
+    """
+    if not ca_file:
+        return True
     if edge_url(edge, "").startswith("http:"):
         raise ConfigError(
             f"--ca-file is for TLS, and --edge {edge} has none; write https://, or leave --ca-file out"
         )
     try:
-        ssl.create_default_context(cafile=ca_file)
+        return ssl.create_default_context(cafile=ca_file)
     except OSError as error:
         raise ConfigError(f"--ca-file {ca_file} gives no certificates: {error}") from None
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import astuple, dataclass
 from types import TracebackType
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import aiohttp
 from aiohttp import WSCloseCode, WSMsgType
@@ -63,7 +63,8 @@ class LinkSettings:
 
     url: str
     token: str | None = None
-    ca_file: str | None = None
+    tls: ssl.SSLContext | Literal[True] = True
+    """What is trusted (`edge_options.trusted`)."""
     patience_s: float = 30.0
     """How long a lost or busy edge is tried again before EdgeLostError."""
     waits_at_first: bool = False
@@ -228,15 +229,11 @@ class EdgeLink:
         """Connect and shake hands."""
         assert self._http is not None
         await self._close_socket()
-        context = None
-        if self._settings.ca_file:
-            context = ssl.create_default_context(cafile=self._settings.ca_file)
         try:
             self._socket = await self._http.ws_connect(
                 self._url, compress=0, max_msg_size=MAX_MESSAGE_BYTES,
                 timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_TIMEOUT_S),
-                heartbeat=self._settings.heartbeat_s,
-                ssl=context if context is not None else True,
+                heartbeat=self._settings.heartbeat_s, ssl=self._settings.tls,
             )  # fmt: skip
         except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
             has_token = bool(self._settings.token)

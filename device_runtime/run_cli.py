@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from device_runtime.edge_errors import EdgeLostError
-from device_runtime.edge_options import bearer_token, check_ca_file, session_url, text_file
+from device_runtime.edge_options import bearer_token, session_url, text_file, trusted
 from device_runtime.energy.answer import REST_S, metered
 from device_runtime.energy.find import KINDS
 from device_runtime.link import LinkSettings
@@ -145,10 +145,9 @@ def _link_from(args: argparse.Namespace, patience_s: float) -> LinkSettings | No
         return None
     session_url(args.edge)  # a typing error shows before the model is loaded
     token = bearer_token(args.token_file) if args.token_file else None
-    if args.ca_file:
-        check_ca_file(args.ca_file, args.edge)
+    tls = trusted(args.ca_file, args.edge)
     waits = args.edge_patience is not None
-    return LinkSettings(args.edge, token, args.ca_file, patience_s, waits_at_first=waits)
+    return LinkSettings(args.edge, token, tls, patience_s, waits_at_first=waits)
 
 
 def _refuse_edge_options(args: argparse.Namespace) -> None:

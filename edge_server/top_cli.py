@@ -9,13 +9,14 @@ import ssl
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
+from typing import Literal
 
 import aiohttp
 from rich.console import Console
 from rich.live import Live
 
 from device_runtime.edge_errors import refused, unreachable
-from device_runtime.edge_options import bearer_token, check_ca_file, edge_url
+from device_runtime.edge_options import bearer_token, edge_url, trusted
 from device_runtime.protocol.errors import ConfigError
 from edge_server.status import STATUS_PATH
 from edge_server.top import Json, frame, rates
@@ -44,8 +45,6 @@ def run(args: argparse.Namespace) -> int:
     """Show until interrupted, or once."""
     if not 0.05 <= args.interval <= 3600:
         raise ConfigError(f"--interval is {args.interval}; it must be 0.05 to 3600 seconds")
-    if args.ca_file:
-        check_ca_file(args.ca_file, args.edge)
     asyncio.run(_show(args))
     return 0
 
@@ -70,8 +69,8 @@ async def _looks(args: argparse.Namespace) -> AsyncGenerator[tuple[Json, Json], 
     headers = {}
     if args.token_file:
         headers["Authorization"] = f"Bearer {bearer_token(args.token_file)}"
-    tls = ssl.create_default_context(cafile=args.ca_file) if args.ca_file else True
     url = edge_url(args.edge, STATUS_PATH)
+    tls = trusted(args.ca_file, args.edge)
     timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
     async with aiohttp.ClientSession(headers=headers, timeout=timeout) as http:
         before = await _fetch(http, url, tls)
@@ -82,7 +81,9 @@ async def _looks(args: argparse.Namespace) -> AsyncGenerator[tuple[Json, Json], 
             before = after
 
 
-async def _fetch(http: aiohttp.ClientSession, url: str, tls: ssl.SSLContext | bool) -> Json:
+async def _fetch(
+    http: aiohttp.ClientSession, url: str, tls: ssl.SSLContext | Literal[True]
+) -> Json:
     has_token = "Authorization" in http.headers
     try:
         async with http.get(url, ssl=tls, allow_redirects=False) as answer:

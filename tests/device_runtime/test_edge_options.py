@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from device_runtime.edge_options import bearer_token, check_ca_file, edge_url, session_url
+from device_runtime.edge_options import bearer_token, edge_url, session_url, trusted
 from device_runtime.protocol.errors import ConfigError
 
 
@@ -63,6 +63,6 @@ def test_a_token_file_holds_one_line(tmp_path: Path, content: bytes, words: str)
 def test_certificates_are_for_tls_and_must_be_some(tmp_path: Path) -> None:
     (tmp_path / "none.pem").write_text("nothing")
     with pytest.raises(ConfigError, match="has none; write https"):
-        check_ca_file(str(tmp_path / "none.pem"), "http://edge")
+        trusted(str(tmp_path / "none.pem"), "http://edge")
     with pytest.raises(ConfigError, match="gives no certificates"):
-        check_ca_file(str(tmp_path / "none.pem"), "https://edge")
+        trusted(str(tmp_path / "none.pem"), "https://edge")

@@ -11,6 +11,7 @@ import pytest
 from aiohttp.test_utils import TestServer
 
 from device_runtime.edge_errors import EdgeLostError
+from device_runtime.edge_options import trusted
 from device_runtime.generate import write_edge_only, write_split
 from device_runtime.link import EdgeLink, LinkSettings
 from device_runtime.protocol.detokenizer import Detokenizer
@@ -162,7 +163,7 @@ async def test_with_the_wrong_kind_of_address_a_device_is_told_the_right_one(
 
     async def error_of(url: str, ca_file: str | None = None) -> str:
         with pytest.raises((EdgeLostError, ConfigError)) as caught:
-            async with EdgeLink(LinkSettings(url, ca_file=ca_file), a_session()):
+            async with EdgeLink(LinkSettings(url, tls=trusted(ca_file, url)), a_session()):
                 pass
         return str(caught.value)
 
@@ -172,7 +173,8 @@ async def test_with_the_wrong_kind_of_address_a_device_is_told_the_right_one(
         assert "pass that of its authority with --ca-file" in await error_of(
             f"https://{tls_address}"
         )
-        async with EdgeLink(LinkSettings(f"https://{tls_address}", ca_file=cert), a_session()):
+        url = f"https://{tls_address}"
+        async with EdgeLink(LinkSettings(url, tls=trusted(cert, url)), a_session()):
             pass
         by_name = f"https://localhost:{with_tls.port}"
         assert (await error_of(by_name, cert)).endswith("subjectAltName=DNS:localhost")
