@@ -96,17 +96,8 @@ async def serve(
 
     NoReplicaError where no model is left to serve, once everyone has been told to go on elsewhere.
     """
-    loop = asyncio.get_running_loop()
-    stop: asyncio.Future[signal.Signals] = loop.create_future()
-
-    def on_signal(number: signal.Signals) -> None:
-        if stop.done():  # asked twice: do not wait for anyone
-            os._exit(EXIT_INTERRUPTED)
-        stop.set_result(number)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal, number)
-    loop.add_signal_handler(signal.SIGHUP, reload, app, read, tls)
+    stop = _stop_signal()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload, app, read, tls)
     runner = web.AppRunner(
         app, access_log=None, access_log_class=AccessLogger,
         keepalive_timeout=_KEEPALIVE_TIMEOUT_S, shutdown_timeout=_LAST_WORDS_S,
@@ -124,6 +115,21 @@ async def serve(
         return await stop
     finally:
         await runner.cleanup()
+
+
+def _stop_signal() -> asyncio.Future[signal.Signals]:
+    """The signal that tells the server to end, once it comes."""
+    loop = asyncio.get_running_loop()
+    stop: asyncio.Future[signal.Signals] = loop.create_future()
+
+    def on_signal(number: signal.Signals) -> None:
+        if stop.done():  # asked twice: do not wait for anyone
+            os._exit(EXIT_INTERRUPTED)
+        stop.set_result(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+    return stop
 
 
 async def _listen(runner: web.AppRunner, config: EdgeConfig, tls: ssl.SSLContext | None) -> str:
