@@ -3,8 +3,8 @@
 Rounds are short and somebody waits for each of them; prompts are long. So every batch takes rounds
 first, in the order in which they came, but leaves prompts a share of its tokens: a long prompt is
 cut into chunks that run beside the rounds, and neither stalls the other. A prompt that had its
-chunk queues up behind the others. As a session has at most one job at a time, first come, first
-served is also fair between sessions.
+chunk queues up behind the others; one that lost its chunks to them keeps its turn. As a session has
+at most one job at a time, first come, first served is also fair between sessions.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def plan(waiting: Sequence[Waiting], limits: Limits) -> list[Share]:
     """The next batch out of the waiting jobs, which stand in the order of their turn.
 
     The job at the front always runs, even a round that is larger than any batch. As a prompt goes
-    to the back after its chunk, every job is done in the end.
+    to the back after its chunk, or stays until it is done, every job is done in the end.
     """
     if not waiting:
         return []

@@ -57,6 +57,8 @@ class _Request(Generic[S]):
     times: JobTimes
     num_new: int | None = None
     """Tokens still to run; None before the engine was asked."""
+    has_lost: bool = False
+    """Whether its text lost its place in the cache while it waited."""
     since_s: float = field(default_factory=time.perf_counter)
     ran_s: float = 0.0
     """When its last chunk was done; 0 before the first."""
@@ -218,11 +220,13 @@ class Scheduler(Generic[S]):
         evicted = self._num_evictions != self.engine.num_evictions
         self._num_evictions = self.engine.num_evictions
         for request in requests:
-            is_first = request.num_new is None
-            if is_first or evicted:
+            before = request.num_new
+            if before is None or evicted:
                 request.num_new = self.engine.num_new(request.slot, request.job)
-                if is_first:
+                if before is None:
                     request.charge(request.num_new)
+                else:
+                    request.has_lost |= request.num_new > before
 
     def _deliver(self, request: _Request[S], share: Share, result: Result | Exception) -> None:
         if request.result.done():
@@ -231,11 +235,14 @@ class Scheduler(Generic[S]):
             request.result.set_exception(result)
         elif share.num_new == request.num_new:
             request.result.set_result(result)
-        else:  # its next chunk queues up behind the others
+        else:
             assert request.num_new is not None
             request.num_new -= share.num_new
-            self._waiting.remove(request)
-            self._waiting.append(request)
+            # Its next chunk queues up behind the others. They took its room once and would again, and
+            # nobody would ever be done: so it stays, as what runs in every batch is not evicted.
+            if not request.has_lost:
+                self._waiting.remove(request)
+                self._waiting.append(request)
 
     async def _results(
         self, thread: ThreadPoolExecutor, jobs: Sequence[tuple[S, Job]]

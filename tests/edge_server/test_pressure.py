@@ -87,6 +87,18 @@ async def test_an_engine_that_stops_an_iteration_fails_its_job_alone() -> None:
         await serving
 
 
+async def test_prompts_that_evict_each_other_are_done_in_the_end(small: TorchEngine) -> None:
+    """Each had lost its first chunk to the others by its next turn, and began again for ever."""
+    scheduler = Scheduler(small, max_rows=8, max_tokens=64, prefill_tokens=32)
+    serving = asyncio.create_task(scheduler.serve())
+    texts = [text(200, seed) for seed in range(6)]
+    jobs = [scheduler.run(scheduler.open(), Job(tokens, 0)) for tokens in texts]
+    await asyncio.wait_for(asyncio.gather(*jobs), 10)
+    serving.cancel()
+    with suppress(asyncio.CancelledError):
+        await serving
+
+
 class OutOfMemoryError(RuntimeError):
     pass
 
