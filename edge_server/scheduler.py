@@ -291,4 +291,4 @@ def _part(request: _Request[S], share: Share) -> Job:
     if num_left == 0:
         return request.job
     tokens = request.job.tokens
-    return Job(tokens[: len(tokens) - num_left], 0)
+    return Job(tokens[: max(0, len(tokens) - num_left)], 0)  # an engine's own drafts are left, too

@@ -275,6 +275,38 @@ async def test_the_room_for_an_engine_s_own_drafts_is_planned() -> None:
     assert [len(batch) for batch in engine.batches] == [1, 2, 2]
 
 
+class Drafts(TableEngine):
+    """Counts what it will draft, as an engine with a draft model does."""
+
+    def num_new(self, slot: TableSlot, job: Job) -> int:
+        return super().num_new(slot, job) + (job.judging.gamma if job.judging else 0)
+
+
+async def test_a_chunk_smaller_than_the_drafts_takes_no_tokens() -> None:
+    """The plan leaves two tokens to the stream, and its text had to fit beside the prompt."""
+    engine = Drafts(ENGINE_TABLE)
+    scheduler = a_scheduler(engine, prefill_tokens=150)
+    text = (1,) * 200
+    judging = Judging(scheme_named("coupled"), Sampling(), 1, RoundKey(1, 0, 0), text, gamma=4)
+    async with serving(scheduler):
+        engine.gate.clear()
+        first = start(scheduler.run(scheduler.open(), Job((1,), 1)))
+        await until(lambda: len(engine.batches) == 1)
+        later = start(
+            scheduler.run(scheduler.open(), Job((2,), 1)),
+            scheduler.run(scheduler.open(), Job((3,) * 148, 0)),
+            scheduler.run(scheduler.open(), Job(text, 1, judging=judging)),
+        )
+        await until(lambda: scheduler.num_waiting == 4)
+        engine.gate.set()
+        await asyncio.gather(*first, *later)
+    assert [[len(job.tokens) for job in batch] for batch in engine.batches] == [
+        [1],
+        [1, 148, 0],
+        [200],
+    ]
+
+
 class Clock:
     now_s = 0.0
 
