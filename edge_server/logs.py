@@ -11,6 +11,8 @@ import traceback
 from contextvars import ContextVar
 from datetime import datetime, timezone
 
+from edge_server.failures import describe
+
 LOG_FORMATS = ("text", "json")
 
 REQUEST: ContextVar[int] = ContextVar("request", default=0)
@@ -19,10 +21,29 @@ SESSION: ContextVar[int] = ContextVar("session", default=0)
 """Number of the device's session; 0 if it belongs to none."""
 
 
+class TextLines(logging.Formatter):
+    """Level, logger and message.
+
+    Of an exception its type and places are given, not its text, which may hold what a client sent: a
+    header that aiohttp cannot read, say, with the bearer token in it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("%(levelname)s %(name)s: %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 -- logging's name
+        line = super().formatMessage(record)
+        error = record.exc_info[1] if record.exc_info else None
+        return line if error is None else f"{line}: {describe(error)}"
+
+    def formatException(self, ei: object) -> str:  # noqa: N802 -- logging's name
+        return ""  # the line has it
+
+
 class JsonLines(logging.Formatter):
     """One JSON object a line: time (RFC 3339, UTC), level, logger, message, request, session.
 
-    Of an exception its type and places are given, not its text, which may hold what a client sent.
+    Of an exception as in `TextLines`.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -50,7 +71,6 @@ def format_in_use() -> str:
 
 
 def use_format(name: str) -> None:
-    """Let all handlers of the root logger write this format; `text` leaves them as they are."""
-    if name == "json":
-        for handler in logging.getLogger().handlers:
-            handler.setFormatter(JsonLines())
+    """Let all handlers of the root logger write this format."""
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(JsonLines() if name == "json" else TextLines())

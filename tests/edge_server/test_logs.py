@@ -10,7 +10,15 @@ from typing import Any
 
 import pytest
 
-from edge_server.logs import REQUEST, SESSION, JsonLines, use_format
+from edge_server.logs import (
+    LOG_FORMATS,
+    REQUEST,
+    SESSION,
+    JsonLines,
+    TextLines,
+    format_in_use,
+    use_format,
+)
 
 logger = logging.getLogger("edge_server.try")
 
@@ -64,10 +72,25 @@ def test_an_exception_shows_its_kind_and_places_but_not_its_text(out: io.StringI
     assert "somebody" not in out.getvalue()
 
 
-def test_text_leaves_the_handlers_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    handler = logging.StreamHandler(io.StringIO())
-    monkeypatch.setattr(logging.getLogger(), "handlers", [handler])
-    use_format("text")
-    assert handler.formatter is None
-    use_format("json")
-    assert isinstance(handler.formatter, JsonLines)
+def test_so_does_one_in_a_line_of_text(out: io.StringIO) -> None:
+    logger.handlers[-1].setFormatter(TextLines())
+    try:
+        int("what somebody wrote")
+    except ValueError:
+        logger.exception("failed")
+    (line,) = out.getvalue().splitlines()
+    assert line.startswith("ERROR edge_server.try: failed: ValueError at ")
+    assert "test_logs.py" in line
+    assert "somebody" not in line
+
+
+@pytest.mark.parametrize("name", LOG_FORMATS)
+def test_all_handlers_write_the_format_of_that_name(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handlers = [logging.StreamHandler(io.StringIO()) for _ in range(2)]
+    monkeypatch.setattr(logging.getLogger(), "handlers", handlers)
+    use_format(name)
+    kind = {"text": TextLines, "json": JsonLines}[name]
+    assert all(isinstance(handler.formatter, kind) for handler in handlers)
+    assert format_in_use() == name
