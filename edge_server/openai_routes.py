@@ -101,6 +101,11 @@ async def _body(request: web.Request) -> bytes:
         return await asyncio.wait_for(request.read(), read_timeout_s)
     except (TimeoutError, asyncio.TimeoutError):
         raise ApiError(408, "the body did not arrive in time") from None
+    except web.RequestPayloadError:
+        text = (
+            "the body is not what its Content-Encoding or Transfer-Encoding says; send plain JSON"
+        )
+        raise ApiError(400, text) from None
 
 
 async def _answer(request: web.Request, asked: Request, operation: Operation) -> web.StreamResponse:

@@ -359,8 +359,10 @@ async def test_bodies_are_limited(serve: Serve) -> None:
     assert refused.value.status_code == 413
 
 
-async def raw(served: Served, data: Any, kind: str = "application/json") -> tuple[int, Any]:
-    headers = {"Content-Type": kind}
+async def raw(
+    served: Served, data: Any, kind: str = "application/json", **more: str
+) -> tuple[int, Any]:
+    headers = {"Content-Type": kind, **more}
     async with (
         ClientSession(headers=headers) as http,
         http.post(f"{served.url}v1/completions", data=data) as answer,
@@ -378,6 +380,17 @@ async def test_only_json_is_read(serve: Serve) -> None:
         status, answer = await raw(served, rubbish)
         assert status == 400
         assert answer["error"]["type"] == "invalid_request_error"
+
+
+async def test_a_body_that_is_not_compressed_as_it_says_is_the_client_s_fault(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    served = await serve()
+    encoding = {"Content-Encoding": "gzip"}
+    status, answer = await raw(served, b'{"model": "llama", "prompt": "x"}', **encoding)
+    assert status == 400
+    assert "Content-Encoding" in answer["error"]["message"]
+    assert "request failed" not in caplog.text
 
 
 async def test_a_body_that_never_arrives_is_given_up(serve: Serve) -> None:
