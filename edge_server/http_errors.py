@@ -86,8 +86,12 @@ def draining() -> ApiError:
 
 
 def from_validation(error: ValidationError) -> ApiError:
-    """400 with the first thing that is wrong; what the client wrote is not repeated."""
-    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    """400 with the first thing that is wrong; what the client wrote is not repeated.
+
+    Where a value may be of several types, all of them complain; the one that it has knows why.
+    """
+    found = error.errors(include_url=False, include_input=False, include_context=False)
+    first = next((each for each in found if not each["type"].endswith("_type")), found[0])
     param = str(first["loc"][0]) if first["loc"] else None
     if first["type"] == "extra_forbidden":
         # Deeper places are named, too: stream_options.include_usage.

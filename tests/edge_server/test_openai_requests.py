@@ -150,6 +150,25 @@ def test_what_is_missing_is_named() -> None:
     assert (error["param"], error["code"]) == ("prompt", "missing_parameter")
 
 
+@pytest.mark.parametrize(
+    ("make", "more", "words"),
+    [
+        (completion, {"prompt": ["a", "b"]}, "at most 1 item"),
+        (completion, {"prompt": []}, "at least 1 item"),
+        (completion, {"prompt": [3, -1]}, "greater than or equal to 0"),
+        (completion, {"stop": ["a", ""]}, "at least 1 character"),
+        (completion, {"stop": ["a"] * 17}, "at most 16 items"),
+        (chat, {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "'text'"),
+    ],
+)
+def test_a_list_where_a_string_would_do_is_told_what_is_wrong_with_the_list(
+    make: Any, more: dict[str, Any], words: str
+) -> None:
+    error = refused(make, **more)
+    assert error["param"] == next(iter(more))
+    assert words in error["message"]
+
+
 def test_errors_do_not_repeat_what_was_written() -> None:
     text = json.dumps(refused(completion, prompt=["secret words", "more"], seed="secret"))
     assert "secret" not in text
