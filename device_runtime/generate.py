@@ -44,7 +44,8 @@ async def write_split(
 ) -> AsyncGenerator[Piece, None]:
     """Draft on the device, verify on the edge, after the tokens the session holds.
 
-    When the answer is over, both token lists and the drafter's cache end where the answer ends.
+    When the answer is over, both token lists end where it ends, and the drafter's cache before that:
+    another generation may go on from there, with or without tokens in between.
     times: where the clock's readings are collected. local_after_s: how long an answer may stay out
     before the SLM goes on alone (`edge_loss`); None: EdgeLostError ends it when the link gives up.
     """
@@ -69,7 +70,7 @@ async def write_split(
                 begin = session.begin_again()
         transcript.logprobs.update(turn.logprobs)
     _cut(session, transcript)
-    drafter.truncate(min(drafter.num_tokens, len(session.tokens)))
+    _leave_last(drafter, session)
 
 
 async def _rounds(
@@ -196,7 +197,7 @@ async def write_lossy(
         for piece in pieces:
             yield piece
     _cut(session, transcript)
-    drafter.truncate(min(drafter.num_tokens, len(session.tokens)))
+    _leave_last(drafter, session)
 
 
 async def write_edge_only(
@@ -279,3 +280,8 @@ def _full(session: DeviceSession) -> bool:
 def _cut(session: DeviceSession, transcript: Transcript) -> None:
     """Tokens past the end of the answer were committed on the way, but do not stand."""
     session.truncate(session.boundary + len(transcript.token_ids))
+
+
+def _leave_last(drafter: Drafter, session: DeviceSession) -> None:
+    """The last token runs again if another generation follows: its row may be gone."""
+    drafter.truncate(min(drafter.num_tokens, len(session.tokens) - 1))

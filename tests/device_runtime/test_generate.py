@@ -107,3 +107,27 @@ async def test_a_cancelled_answer_does_not_wait_until_the_prompt_is_read(
         await task
     assert time.monotonic() - start_s < 5
     assert drafter.ended.is_set() and drafter.num_tokens == 0
+
+
+def never_alone(drafter: TableDrafter, link: Any, transcript: Transcript) -> AsyncIterator[Piece]:
+    return write_split(link, drafter, GENERATION, 3, device_coins(5), transcript, Counts())
+
+
+def mostly_alone(drafter: TableDrafter, link: Any, transcript: Transcript) -> AsyncIterator[Piece]:
+    policy, coins = Improbable(threshold=0.0), device_coins(5)
+    return write_lossy(link, drafter, GENERATION, policy, coins, transcript, Counts())
+
+
+@pytest.mark.parametrize("write", [never_alone, mostly_alone])
+async def test_an_answer_that_a_stop_string_ended_can_be_gone_on_with(
+    write: Callable[[TableDrafter, Any, Transcript], AsyncIterator[Piece]],
+) -> None:
+    """With no token in between: the drafter's row after the last one went with the stop string."""
+    link, drafter = Edge(answers=True), TableDrafter(TABLE)
+    for stop in "abcdefghijkl":
+        transcript = Transcript(Detokenizer(lambda i: bytes([97 + i]), (stop,)), frozenset(), 10)
+        text = [*link.session.tokens.ids]
+        async for _ in write(drafter, link, transcript):
+            pass
+        assert [*link.session.tokens.ids] == [*text, *transcript.token_ids]
+        assert drafter.tokens == tuple(link.session.tokens.ids)[: drafter.num_tokens]
