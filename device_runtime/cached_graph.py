@@ -6,8 +6,8 @@ inputs and logits lie in arrays of ours, and onnxruntime gets their addresses.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Protocol
+import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,24 +23,10 @@ from device_runtime.settings import RuntimeSettings
 _KEPT_ROWS = 2
 
 
-class CachedGraph(Protocol):
-    """A decoder with its cache."""
-
-    def run(self, token_ids: NDArray[np.int64], num_past: int) -> NDArray[np.float32]:
-        """Run tokens (n,) after the first `num_past` of the cache; logits (vocab,) of the last one.
-
-        The row may be overwritten by the next run.
-        """
-        ...
-
-
 def open_graph(bundle: Bundle, settings: RuntimeSettings, max_len: int) -> CachedGraph:
     """The bundle's graph with a cache of max_len positions."""
     manifest = bundle.manifest
-    kinds: dict[str, Callable[[_TokenIo, Manifest], CachedGraph]] = {
-        "fused": FusedGraph,
-        "optimum": ConcatGraph,
-    }
+    kinds: dict[str, type[CachedGraph]] = {"fused": FusedGraph, "optimum": ConcatGraph}
     if manifest.graph not in kinds:
         raise BundleError(
             f"{bundle.folder} has a graph of kind {manifest.graph!r}, this runtime knows "
@@ -48,83 +34,20 @@ def open_graph(bundle: Bundle, settings: RuntimeSettings, max_len: int) -> Cache
         )
     session = open_session(bundle.model_path, settings, manifest, max_len)
     check_signature(session, manifest)
-    return kinds[manifest.graph](_TokenIo(session, manifest, max_len), manifest)
+    return kinds[manifest.graph](session, manifest, max_len)
 
 
-class FusedGraph:
-    """Attention that appends to one buffer per tensor, bound once as past and as present."""
+class CachedGraph:
+    """A session with its cache, token ids, mask, positions and logits, and the run itself.
 
-    def __init__(self, io: _TokenIo, manifest: Manifest) -> None:
-        self._io = io
-        shape = (1, manifest.num_kv_heads, io.max_len, manifest.head_size)
-        self._cache = []
-        for past, present in cache_names(manifest):
-            buffer = _Buffer(np.zeros(shape, manifest.cache_dtype), on_gpu=io.on_gpu)
-            self._cache.append(buffer)
-            io.bind_input(past, buffer, shape)
-            io.bind_output(present, buffer, shape)
-
-    def run(self, token_ids: NDArray[np.int64], num_past: int) -> NDArray[np.float32]:
-        return self._io.run(token_ids, num_past)
-
-
-class ConcatGraph:
-    """A graph that writes past and new tokens into a new tensor: two sets of buffers take turns.
-
-    That costs one copy of the cache per run, which the graph forces, and no allocation; letting
-    onnxruntime allocate the outputs took as long, and its arena grows with every new shape. On a GPU
-    a rollback takes the cache to the CPU and back, as only there the gaps can be closed.
-    """
-
-    def __init__(self, io: _TokenIo, manifest: Manifest) -> None:
-        self._io = io
-        self._num_heads, self._head_size = manifest.num_kv_heads, manifest.head_size
-        self._names = cache_names(manifest)
-        size = manifest.num_kv_heads * io.max_len * manifest.head_size
-        self._now, self._next = (
-            [_Buffer(np.zeros(size, manifest.cache_dtype), on_gpu=io.on_gpu) for _ in self._names]
-            for _ in range(2)
-        )
-        self._num_cached = 0
-
-    def run(self, token_ids: NDArray[np.int64], num_past: int) -> NDArray[np.float32]:
-        self._io.check_room(len(token_ids), num_past)
-        if num_past < self._num_cached:
-            self._shrink(num_past)
-        num_tokens = num_past + len(token_ids)
-        before, after = self._shape(num_past), self._shape(num_tokens)
-        for (past, present), now, then in zip(self._names, self._now, self._next, strict=True):
-            self._io.bind_input(past, now, before)
-            self._io.bind_output(present, then, after)
-        row = self._io.run(token_ids, num_past)
-        self._now, self._next = self._next, self._now
-        self._num_cached = num_tokens
-        return row
-
-    def _shape(self, num_tokens: int) -> tuple[int, ...]:
-        return (1, self._num_heads, num_tokens, self._head_size)
-
-    def _shrink(self, num_tokens: int) -> None:
-        """Close the gaps that dropped tokens leave between the heads."""
-        held = self._num_heads * self._num_cached * self._head_size
-        for now, then in zip(self._now, self._next, strict=True):
-            heads = now.content()[:held].reshape(self._shape(self._num_cached))
-            then.fill(heads[:, :, :num_tokens])
-        self._now, self._next = self._next, self._now
-        self._num_cached = num_tokens
-
-
-class _TokenIo:
-    """Token ids, mask, positions and logits of a session, and the run itself.
-
-    What is bound by its address is written before each run; only what has another shape is bound again.
-    Drafting token by token on a fused graph that is nothing. For a GPU everything is bound again,
-    because binding is what copies it there.
+    The kinds differ in how they bind the cache. What is bound by its address is written before each
+    run; only what has another shape is bound again. Drafting token by token on a fused graph that is
+    nothing. For a GPU everything is bound again, because binding is what copies it there.
     """
 
     def __init__(self, session: Session, manifest: Manifest, max_len: int) -> None:
-        self.max_len = max_len
-        self.on_gpu = is_on_gpu(session)
+        self._max_len = max_len
+        self._on_gpu = is_on_gpu(session)
         self._session = session
         self._binding = session.io_binding()
         self._manifest = manifest
@@ -136,24 +59,27 @@ class _TokenIo:
         self._kept = self._new_block(_KEPT_ROWS)
         self._bind_block(_KEPT_ROWS)
 
-    def check_room(self, num_tokens: int, num_past: int) -> None:
+    def _check_room(self, num_tokens: int, num_past: int) -> None:
         """onnxruntime before 1.27 reads and writes past the end of a cache that is full."""
-        if num_past < 0 or num_tokens < 1 or num_past + num_tokens > self.max_len:
-            detail = f"{num_tokens} tokens after {num_past}, room for {self.max_len}"
+        if num_past < 0 or num_tokens < 1 or num_past + num_tokens > self._max_len:
+            detail = f"{num_tokens} tokens after {num_past}, room for {self._max_len}"
             raise LocalError(ErrorCode.CONTEXT_FULL, detail)
 
     def run(self, token_ids: NDArray[np.int64], num_past: int) -> NDArray[np.float32]:
-        """Bind what changes from run to run, run, and return the last row of logits."""
+        """Run tokens (n,) after the first `num_past` of the cache; logits (vocab,) of the last one.
+
+        The row may be overwritten by the next run.
+        """
         num_tokens = len(token_ids)
-        self.check_room(num_tokens, num_past)
+        self._check_room(num_tokens, num_past)
         if num_tokens != self._num_bound:
             self._bind_block(num_tokens)
         manifest, end = self._manifest, num_past + num_tokens
         self._ids.array[:num_tokens] = token_ids
         self._last_position.array[0] = end - 1
         self._num_positions.array[()] = end
-        if self.on_gpu:
-            self.bind_input(manifest.input_ids_name, self._ids, (1, num_tokens))
+        if self._on_gpu:
+            self._bind_input(manifest.input_ids_name, self._ids, (1, num_tokens))
             self._bind_lengths()
         if manifest.attention_mask_name is not None:
             self._bind_constant(manifest.attention_mask_name, self._ones[:, :end])
@@ -161,14 +87,14 @@ class _TokenIo:
             self._bind_constant(manifest.position_ids_name, self._positions[:, num_past:end])
         try:
             self._session.run_with_iobinding(self._binding)
-            if self.on_gpu:
+            if self._on_gpu:
                 self._binding.synchronize_outputs()
         except Exception as error:  # onnxruntime's own exceptions share no narrower base
             raise run_error(error) from error
         row: NDArray[np.float32] = self._rows.array[num_tokens - 1].astype(np.float32, copy=False)
         return row
 
-    def bind_input(self, name: str, buffer: _Buffer, shape: tuple[int, ...]) -> None:
+    def _bind_input(self, name: str, buffer: _Buffer, shape: tuple[int, ...]) -> None:
         """Bind the start of a buffer that the caller keeps until after the run."""
         self._binding.bind_input(name, buffer.device, 0, buffer.dtype, shape, buffer.pointer)
 
@@ -176,16 +102,16 @@ class _TokenIo:
         """Bind an array that nobody writes to: quicker than an address, and it may be copied."""
         self._binding.bind_cpu_input(name, array)
 
-    def bind_output(self, name: str, buffer: _Buffer, shape: tuple[int, ...]) -> None:
+    def _bind_output(self, name: str, buffer: _Buffer, shape: tuple[int, ...]) -> None:
         """Bind the start of a buffer that the caller keeps until after the run."""
         self._binding.bind_output(name, buffer.device, 0, buffer.dtype, shape, buffer.pointer)
 
     def _bind_lengths(self) -> None:
         """Where the graph asks for lengths in place of a mask."""
         if self._manifest.last_position_name is not None:
-            self.bind_input(self._manifest.last_position_name, self._last_position, (1,))
+            self._bind_input(self._manifest.last_position_name, self._last_position, (1,))
         if self._manifest.num_positions_name is not None:
-            self.bind_input(self._manifest.num_positions_name, self._num_positions, ())
+            self._bind_input(self._manifest.num_positions_name, self._num_positions, ())
 
     def _new_block(self, num_tokens: int) -> tuple[_Buffer, _Buffer]:
         """Room for ids and logits of a run."""
@@ -197,9 +123,71 @@ class _TokenIo:
         kept = num_tokens <= _KEPT_ROWS
         self._ids, self._rows = self._kept if kept else self._new_block(num_tokens)
         manifest = self._manifest
-        self.bind_input(manifest.input_ids_name, self._ids, (1, num_tokens))
-        self.bind_output(manifest.logits_name, self._rows, (1, num_tokens, manifest.vocab_size))
+        self._bind_input(manifest.input_ids_name, self._ids, (1, num_tokens))
+        self._bind_output(manifest.logits_name, self._rows, (1, num_tokens, manifest.vocab_size))
         self._num_bound = num_tokens
+
+
+class FusedGraph(CachedGraph):
+    """Attention that appends to one buffer per tensor, bound once as past and as present."""
+
+    def __init__(self, session: Session, manifest: Manifest, max_len: int) -> None:
+        super().__init__(session, manifest, max_len)
+        shape = (1, manifest.num_kv_heads, max_len, manifest.head_size)
+        self._cache = []
+        for past, present in cache_names(manifest):
+            buffer = _Buffer(np.zeros(shape, manifest.cache_dtype), on_gpu=self._on_gpu)
+            self._cache.append(buffer)
+            self._bind_input(past, buffer, shape)
+            self._bind_output(present, buffer, shape)
+
+
+class ConcatGraph(CachedGraph):
+    """A graph that writes past and new tokens into a new tensor: two sets of buffers take turns.
+
+    That costs one copy of the cache per run, which the graph forces, and no allocation; letting
+    onnxruntime allocate the outputs took as long, and its arena grows with every new shape. On a GPU
+    a rollback takes the cache to the CPU and back, as only there the gaps can be closed.
+    """
+
+    def __init__(self, session: Session, manifest: Manifest, max_len: int) -> None:
+        super().__init__(session, manifest, max_len)
+        self._names = cache_names(manifest)
+        size = manifest.num_kv_heads * max_len * manifest.head_size
+        self._now, self._next = (
+            [
+                _Buffer(np.zeros(size, manifest.cache_dtype), on_gpu=self._on_gpu)
+                for _ in self._names
+            ]
+            for _ in range(2)
+        )
+        self._num_cached = 0
+
+    def run(self, token_ids: NDArray[np.int64], num_past: int) -> NDArray[np.float32]:
+        self._check_room(len(token_ids), num_past)
+        if num_past < self._num_cached:
+            self._shrink(num_past)
+        num_tokens = num_past + len(token_ids)
+        before, after = self._shape(num_past), self._shape(num_tokens)
+        for (past, present), now, then in zip(self._names, self._now, self._next, strict=True):
+            self._bind_input(past, now, before)
+            self._bind_output(present, then, after)
+        row = super().run(token_ids, num_past)
+        self._now, self._next = self._next, self._now
+        self._num_cached = num_tokens
+        return row
+
+    def _shape(self, num_tokens: int) -> tuple[int, ...]:
+        return (1, self._manifest.num_kv_heads, num_tokens, self._manifest.head_size)
+
+    def _shrink(self, num_tokens: int) -> None:
+        """Close the gaps that dropped tokens leave between the heads."""
+        held = self._shape(self._num_cached)
+        for now, then in zip(self._now, self._next, strict=True):
+            heads = now.content()[: math.prod(held)].reshape(held)
+            then.fill(heads[:, :, :num_tokens])
+        self._now, self._next = self._next, self._now
+        self._num_cached = num_tokens
 
 
 class _Buffer:

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from device_runtime import cached_graph
 from device_runtime.bundle import Bundle
 from device_runtime.cached_graph import CachedGraph, open_graph
 from device_runtime.ort_session import ModelRunError
@@ -51,8 +50,8 @@ def test_drafts_and_verdicts_reuse_the_same_memory(
 ) -> None:
     """One and two tokens in turns: only shapes are bound anew. A prompt's rows are let go."""
     bound: dict[str, list[tuple[int, int]]] = {"input_ids": [], "logits": []}
-    for way in ("bind_input", "bind_output"):
-        bind = getattr(cached_graph._TokenIo, way)
+    for way in ("_bind_input", "_bind_output"):
+        bind = getattr(CachedGraph, way)
 
         def watched(
             io: Any, name: str, buffer: Any, shape: tuple[int, ...], *rest: int, bind: Any = bind
@@ -61,7 +60,7 @@ def test_drafts_and_verdicts_reuse_the_same_memory(
                 bound[name].append((shape[1], buffer.pointer))
             bind(io, name, buffer, shape, *rest)
 
-        monkeypatch.setattr(cached_graph._TokenIo, way, watched)
+        monkeypatch.setattr(CachedGraph, way, watched)
     graph = opened(make_bundle(tmp_path, kind))
     rows = [graph.run(np.arange(9), 0).copy()]
     for num_past, num_tokens in ((9, 1), (10, 2), (11, 1), (12, 2), (14, 1)):

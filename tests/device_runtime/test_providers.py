@@ -15,9 +15,9 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-from device_runtime import cached_graph, ort_session
+from device_runtime import ort_session
 from device_runtime.bundle import MANIFEST_FILE, Bundle, load_manifest
-from device_runtime.cached_graph import open_graph
+from device_runtime.cached_graph import CachedGraph, open_graph
 from device_runtime.protocol.manifest import Manifest
 from device_runtime.providers import choose_providers
 from device_runtime.settings import RuntimeSettings
@@ -362,14 +362,14 @@ def test_on_a_cpu_ids_are_bound_once_for_drafted_tokens(
 ) -> None:
     """Binding by address: what is written later is seen by the run. One token binds nothing."""
     bound: list[str] = []
-    for way in ("bind_input", "_bind_constant"):
-        bind = getattr(cached_graph._TokenIo, way)
+    for way in ("_bind_input", "_bind_constant"):
+        bind = getattr(CachedGraph, way)
 
         def watched(io: Any, name: str, *rest: Any, bind: Any = bind) -> None:
             bound.append(name)
             bind(io, name, *rest)
 
-        monkeypatch.setattr(cached_graph._TokenIo, way, watched)
+        monkeypatch.setattr(CachedGraph, way, watched)
     graph = open_graph(Bundle.open(make_bundle(tmp_path)), RuntimeSettings(num_threads=1), MAX_LEN)
     graph.run(np.arange(4), 0)
     graph.run(np.arange(1), 4)
