@@ -20,8 +20,8 @@ class Phase:
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
-    """One schedule of steps: its own warm-up and decay of the learning rate, its own regularisation.
+class Training:
+    """Steps, warm-up and decay of the learning rate, regularisation.
 
     dropout acts on what each layer adds to the residual stream.
     """
@@ -37,14 +37,14 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """One model and its training, stage after stage."""
+    """One model and its training."""
 
     hidden_size: int
     num_layers: int
     num_heads: int
     num_kv_heads: int
     intermediate_size: int
-    stages: tuple[Stage, ...]
+    training: Training
 
     def config(self) -> LlamaConfig:
         """The architecture as transformers reads it."""
@@ -67,16 +67,14 @@ class Recipe:
 # of 3.7 passes was 2.93 nats a token, and 3.79 on held-out text.
 LLM = Recipe(
     320, 6, 5, 5, 896,
-    stages=(
-        Stage(
-            1700, 5e-3, (Phase(0.85, 16, 512), Phase(0.15, 8, 1024)),
-            dropout=0.15, weight_decay=0.3, embedding_weight_decay=0.1,
-        ),
+    Training(
+        1700, 5e-3, (Phase(0.85, 16, 512), Phase(0.15, 8, 1024)),
+        dropout=0.15, weight_decay=0.3, embedding_weight_decay=0.1,
     ),
 )  # fmt: skip
 SLM = Recipe(
     128, 2, 4, 2, 352,
-    stages=(Stage(1800, 6e-3, (Phase(0.85, 8, 512), Phase(0.15, 4, 1024))),),
+    Training(1800, 6e-3, (Phase(0.85, 8, 512), Phase(0.15, 4, 1024))),
 )  # fmt: skip
 
 DISTILL_WEIGHT = 0.9

@@ -66,22 +66,22 @@ def distillation_loss(student: LlamaForCausalLM, teacher: LlamaForCausalLM) -> L
     return loss
 
 
-def optimizers(model: LlamaForCausalLM, stage: recipe.Stage) -> list[torch.optim.Optimizer]:
+def optimizers(model: LlamaForCausalLM, training: recipe.Training) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the layers, AdamW for the tied embedding and the norms."""
     inner = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     outer = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
     return [
         torch.optim.Muon(
             inner,
-            lr=stage.learning_rate,
-            weight_decay=stage.weight_decay,
+            lr=training.learning_rate,
+            weight_decay=training.weight_decay,
             adjust_lr_fn="match_rms_adamw",
         ),
         torch.optim.AdamW(
             outer,
-            lr=stage.learning_rate,
+            lr=training.learning_rate,
             betas=(0.9, 0.95),
-            weight_decay=stage.embedding_weight_decay,
+            weight_decay=training.embedding_weight_decay,
         ),
     ]
 
@@ -97,41 +97,43 @@ def add_dropout(model: LlamaForCausalLM, rate: float) -> list[RemovableHandle]:
     return [module.register_forward_hook(drop) for module in inner] if rate else []
 
 
-def learning_rate(step: int, stage: recipe.Stage) -> float:
+def learning_rate(step: int, training: recipe.Training) -> float:
     """Linear warm-up, then linear decay to zero at the last step."""
-    return stage.learning_rate * min((step + 1) / stage.warmup_steps, 1 - step / stage.num_steps)
+    return training.learning_rate * min(
+        (step + 1) / training.warmup_steps, 1 - step / training.num_steps
+    )
 
 
-def phase_batches(ids: NDArray[np.int64], stage: recipe.Stage) -> Iterator[torch.Tensor]:
+def phase_batches(ids: NDArray[np.int64], training: recipe.Training) -> Iterator[torch.Tensor]:
     """num_steps batches of windows, phase after phase."""
-    ends = np.rint(np.cumsum([p.share for p in stage.phases]) * stage.num_steps).astype(int)
+    ends = np.rint(np.cumsum([p.share for p in training.phases]) * training.num_steps).astype(int)
     done = 0
-    for seed, (phase, end) in enumerate(zip(stage.phases, ends, strict=True)):
+    for seed, (phase, end) in enumerate(zip(training.phases, ends, strict=True)):
         batches = shuffled_windows(ids, phase.batch_size, phase.window_len, seed)
         for _ in range(done, end):
             yield next(batches)
         done = end
 
 
-def train_stage(
+def train_model(
     model: LlamaForCausalLM,
     loss_fn: Loss,
-    stage: recipe.Stage,
+    training: recipe.Training,
     ids: NDArray[np.int64],
     log: Log,
     device: torch.device,
 ) -> None:
-    """Run one stage; log the mean loss and the speed every LOG_STEPS steps."""
-    hooks = add_dropout(model, stage.dropout)
+    """Run a training; log the mean loss and the speed every LOG_STEPS steps."""
+    hooks = add_dropout(model, training.dropout)
     compiled = torch.compile(loss_fn, dynamic=False)
-    optims = optimizers(model, stage)
+    optims = optimizers(model, training)
     model.train()
     losses: list[float] = []
     started = time.perf_counter()
     num_tokens = 0
-    for step, windows in enumerate(phase_batches(ids, stage)):
+    for step, windows in enumerate(phase_batches(ids, training)):
         for group in (group for optim in optims for group in optim.param_groups):
-            group["lr"] = learning_rate(step, stage)
+            group["lr"] = learning_rate(step, training)
         loss = compiled(windows.to(device))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -140,7 +142,7 @@ def train_stage(
             optim.zero_grad(set_to_none=True)
         losses.append(loss.item())
         num_tokens += windows[:, 1:].numel()
-        if (step + 1) % LOG_STEPS == 0 or step + 1 == stage.num_steps:
+        if (step + 1) % LOG_STEPS == 0 or step + 1 == training.num_steps:
             elapsed_s = time.perf_counter() - started
             log({"step": step + 1, "loss": float(np.mean(losses)), "elapsed_s": elapsed_s,
                  "tokens_per_s": num_tokens / elapsed_s})  # fmt: skip
@@ -160,20 +162,16 @@ class Workshop:
     device: torch.device
     log: Log
 
-    def train_llm(self, first_stage: int) -> None:
-        """Stages of recipe.LLM from first_stage on; a later one starts from the saved weights."""
-        if first_stage == 0:
-            llm = new_model(recipe.LLM, 0, self.device)
-        else:
-            llm = load_fp32(self.out / "llm", self.device)
-            torch.manual_seed(first_stage)
-        self._train("llm", llm, text_loss(llm), recipe.LLM.stages[first_stage:], first_stage)
+    def train_llm(self) -> None:
+        """A fresh LLM learns the text."""
+        llm = new_model(recipe.LLM, 0, self.device)
+        self._train("llm", llm, text_loss(llm), recipe.LLM.training)
 
     def train_slm(self) -> None:
         """A fresh SLM learns the saved LLM's law."""
         teacher = load_fp32(self.out / "llm", self.device)
         slm = new_model(recipe.SLM, 1, self.device)
-        self._train("slm", slm, distillation_loss(slm, teacher), recipe.SLM.stages)
+        self._train("slm", slm, distillation_loss(slm, teacher), recipe.SLM.training)
 
     def evaluate(self, tales: list[str]) -> None:
         """Losses of both models, and alpha, on held-out tales."""
@@ -187,21 +185,15 @@ class Workshop:
         self.log({"part": "held-out", "alpha": alpha})
 
     def _train(
-        self,
-        name: str,
-        model: LlamaForCausalLM,
-        loss: Loss,
-        stages: tuple[recipe.Stage, ...],
-        first_stage: int = 0,
+        self, name: str, model: LlamaForCausalLM, loss: Loss, training: recipe.Training
     ) -> None:
         self.log({"part": name, "num_parameters": model.num_parameters()})
-        for number, stage in enumerate(stages, first_stage):
 
-            def log(record: dict[str, object], number: int = number) -> None:
-                self.log({"part": name, "stage": number, **record})
+        def log(record: dict[str, object]) -> None:
+            self.log({"part": name, **record})
 
-            train_stage(model, loss, stage, self.ids, log, self.device)
-            save(model, self.tokenizer, self.out / name)
+        train_model(model, loss, training, self.ids, log, self.device)
+        save(model, self.tokenizer, self.out / name)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -214,13 +206,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=HERE, help="folder that gets llm/ and slm/")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--only", choices=("llm", "slm", "evaluate"), help="run one part")
-    parser.add_argument(
-        "--llm-stage",
-        type=int,
-        default=0,
-        choices=range(len(recipe.LLM.stages)),
-        help="go on from the LLM saved in --out with this stage of its recipe (default: 0)",
-    )
     return parser.parse_args(argv)
 
 
@@ -247,7 +232,7 @@ def main(argv: list[str] | None = None) -> None:
     log({"part": "data", "num_tales": len(tales), "num_tokens": len(ids)})
     workshop = Workshop(tokenizer, ids, args.out, torch.device(args.device), log)
     if args.only in (None, "llm"):
-        workshop.train_llm(args.llm_stage)
+        workshop.train_llm()
     if args.only in (None, "slm"):
         workshop.train_slm()
     if args.only in (None, "evaluate"):
