@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,27 +99,18 @@ def probe_sensors(root: Path, run: CommandRunner) -> tuple[PowerSensor, ...]:
     return (*_ina3221(root), *_other_ina(root), *_pmic(run), *_rapl(root))
 
 
-def _ina3221(root: Path) -> list[PowerSensor]:
+def _ina3221(root: Path) -> Iterator[PowerSensor]:
     # The numbers of hwmon folders change from boot to boot: find them, read the labels.
-    folders = sorted((root / "sys/bus/i2c/drivers/ina3221").glob("*/hwmon/hwmon*"))
-    sensors = []
-    for folder in folders:
-        labels = [read_text(folder / f"in{channel}_label") for channel in (1, 2, 3)]
-        readable = read_text(folder / "in1_input") is not None
-        rails = tuple(filter(None, labels))
-        sensors.append(PowerSensor("ina3221", _below(root, folder), rails, readable))
-    return sensors
+    for folder in sorted((root / "sys/bus/i2c/drivers/ina3221").glob("*/hwmon/hwmon*")):
+        labels = [f"in{channel}_label" for channel in (1, 2, 3)]
+        yield _sensor(root, folder, "ina3221", labels, "in1_input")
 
 
-def _other_ina(root: Path) -> list[PowerSensor]:
-    sensors = []
+def _other_ina(root: Path) -> Iterator[PowerSensor]:
     for folder in sorted((root / "sys/class/hwmon").glob("hwmon*")):
         kind = read_text(folder / "name") or ""
         if kind.startswith("ina") and kind != "ina3221":
-            readable = read_text(folder / "power1_input") is not None
-            rails = tuple(filter(None, [read_text(folder / "power1_label")]))
-            sensors.append(PowerSensor(kind, _below(root, folder), rails, readable))
-    return sensors
+            yield _sensor(root, folder, kind, ["power1_label"], "power1_input")
 
 
 def _pmic(run: CommandRunner) -> list[PowerSensor]:
@@ -129,17 +120,17 @@ def _pmic(run: CommandRunner) -> list[PowerSensor]:
     return [PowerSensor("pmic", "vcgencmd pmic_read_adc", rails, readable=True)] if rails else []
 
 
-def _rapl(root: Path) -> list[PowerSensor]:
+def _rapl(root: Path) -> Iterator[PowerSensor]:
     # intel-rapl:N are packages, intel-rapl:N:M their parts; AMD uses the same names.
-    folders = sorted((root / "sys/class/powercap/intel-rapl").glob("intel-rapl:*"))
-    packages = [folder for folder in folders if folder.name.count(":") == 1]
-    sensors = []
-    for folder in packages:
-        rails = tuple(filter(None, [read_text(folder / "name")]))
-        readable = read_text(folder / "energy_uj") is not None
-        sensors.append(PowerSensor("rapl", _below(root, folder), rails, readable))
-    return sensors
+    for folder in sorted((root / "sys/class/powercap/intel-rapl").glob("intel-rapl:*")):
+        if folder.name.count(":") == 1:
+            yield _sensor(root, folder, "rapl", ["name"], "energy_uj")
 
 
-def _below(root: Path, folder: Path) -> str:
-    return "/" + folder.relative_to(root).as_posix()
+def _sensor(
+    root: Path, folder: Path, kind: str, labels: Sequence[str], reading: str
+) -> PowerSensor:
+    """The sensor of a folder of sysfs; `labels` and `reading` are names of files in it."""
+    rails = tuple(filter(None, (read_text(folder / label) for label in labels)))
+    readable = read_text(folder / reading) is not None
+    return PowerSensor(kind, f"/{folder.relative_to(root).as_posix()}", rails, readable)
