@@ -53,10 +53,6 @@ RUN_ANYWHERE = ("doctor", "profiles")
 """Verbs that a 32-bit Python may run: they say what is wrong with it."""
 
 
-class CommandError(TandemError):
-    """This installation or this machine cannot run the command."""
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `tandem` with these arguments (sys.argv's without); the exit code."""
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -225,7 +221,7 @@ def _sentence(name: str) -> str:
 
 def _require_64_bit() -> None:
     if sys.maxsize < 2**32:
-        raise CommandError(
+        raise TandemError(
             f"this Python is a 32-bit one ({platform.machine()}), and onnxruntime and torch exist "
             "only for 64 bits; install a 64-bit system (on a Raspberry Pi 3 or newer: Raspberry "
             "Pi OS 64-bit) and a Python for it"
@@ -239,7 +235,7 @@ def _install(extra: str) -> str:
     return f"pip install '{DISTRIBUTION}[{extra}]'"
 
 
-def _missing_module(name: str, error: ModuleNotFoundError) -> CommandError:
+def _missing_module(name: str, error: ModuleNotFoundError) -> TandemError:
     """Say what to install so that the verb finds its module."""
     verb = VERBS[name]
     own_package = verb.module.partition(".")[0]
@@ -256,7 +252,7 @@ def _missing_module(name: str, error: ModuleNotFoundError) -> CommandError:
         message = f"`tandem {name}` needs the package {missing}; run: {install}"
         if missing == "onnxruntime":
             message += " (on a Jetson: the extra jetson, and NVIDIA's own onnxruntime)"
-    refusal = CommandError(message)
+    refusal = TandemError(message)
     refusal.__cause__ = error
     return refusal
 

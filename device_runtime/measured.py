@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from device_runtime.protocol.errors import TandemError
 from device_runtime.protocol.sampling import Sampling
 from device_runtime.round_clock import RoundClock
 from device_runtime.turn import Counts
@@ -28,10 +27,6 @@ MIN_PAIRS = 20
 """Of rounds whose answers differ by more, before a rate is believed."""
 MAX_PAIRED = 200
 """Rounds that are paired with each other."""
-
-
-class MeasuredError(TandemError, ValueError):
-    """A stored measurement is not one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +73,12 @@ class Measured:
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> Measured:
-        """From what `to_values` gave; MeasuredError on anything else."""
+        """From what `to_values` gave; ValueError on anything else."""
         if values.keys() != {f.name for f in fields(cls)}:
-            raise MeasuredError(f"a measurement has the keys {sorted(values)}")
+            raise ValueError(f"a measurement has the keys {sorted(values)}")
         for name, value in values.items():
             if not _allowed(name, value):
-                raise MeasuredError(f"{name} of a measurement is {value!r}")
+                raise ValueError(f"{name} of a measurement is {value!r}")
         return cls(**values)
 
     @property

@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from device_runtime.measured import Measured, MeasuredError
+from device_runtime.measured import Measured
 
 VERSION = 1
 MAX_KEPT = 50
@@ -70,16 +70,20 @@ def bundle_key(bundle_files: Mapping[str, str], *others: str) -> str:
 def load(path: Path) -> list[Measured]:
     """What the file holds, oldest first; nothing where it is absent or damaged."""
     try:
-        with path.open("rb") as file:
-            data = json.loads(file.read(MAX_FILE_BYTES))
-        if not isinstance(data, dict) or data.get("version") != VERSION:
-            raise MeasuredError("another version")
-        return [Measured.from_values(values) for values in data["generations"]][-MAX_KEPT:]
+        return _read(path)
     except FileNotFoundError:
         return []
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         logger.info("%s is no file of measurements (%s); starting without", path, error)
         return []
+
+
+def _read(path: Path) -> list[Measured]:
+    with path.open("rb") as file:
+        data = json.loads(file.read(MAX_FILE_BYTES))
+    if not isinstance(data, dict) or data.get("version") != VERSION:
+        raise ValueError("another version")
+    return [Measured.from_values(values) for values in data["generations"]][-MAX_KEPT:]
 
 
 def save(path: Path, history: Sequence[Measured]) -> None:

@@ -40,10 +40,6 @@ _redirecting = threading.Lock()
 _ERRORS_ONLY = 3
 
 
-class ModelRunError(TandemError):
-    """A model that was loaded cannot be run: its graph is wrong, or memory is short."""
-
-
 def open_session(
     path: Path, settings: RuntimeSettings, manifest: Manifest, max_len: int
 ) -> Session:
@@ -111,9 +107,9 @@ def to_gpu(array: NDArray[Any]) -> Any:
         raise run_error(error) from error
 
 
-def run_error(error: Exception) -> ModelRunError:
+def run_error(error: Exception) -> TandemError:
     """What to say where onnxruntime fails after the model was loaded."""
-    return ModelRunError(
+    return TandemError(
         f"onnxruntime {ort.__version__} cannot run the model ({_first_line(error)}); free memory if "
         "it is short, else export the model again"
     )

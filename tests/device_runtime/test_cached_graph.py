@@ -9,8 +9,7 @@ import pytest
 
 from device_runtime.bundle import Bundle
 from device_runtime.cached_graph import CachedGraph, open_graph
-from device_runtime.ort_session import ModelRunError
-from device_runtime.protocol.errors import BundleError, ErrorCode, LocalError
+from device_runtime.protocol.errors import BundleError, ErrorCode, LocalError, TandemError
 from device_runtime.settings import RuntimeSettings
 from tests.tiny_bundle import TinyShape, make_bundle
 
@@ -88,7 +87,7 @@ def test_a_run_that_onnxruntime_refuses_is_told_in_one_line(tmp_path: Path) -> N
     rewrite(folder, context_len=2 * context_len)
     graph = open_graph(Bundle.open(folder), RuntimeSettings(num_threads=1), 2 * context_len)
     assert np.isfinite(graph.run(np.arange(context_len), 0)).all()
-    with pytest.raises(ModelRunError, match=r"cannot run the model \(.*\); free memory .* again$"):
+    with pytest.raises(TandemError, match=r"cannot run the model \(.*\); free memory .* again$"):
         graph.run(np.arange(1), context_len)
     assert np.isfinite(graph.run(np.arange(1), context_len - 1)).all()
 

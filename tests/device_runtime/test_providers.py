@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from device_runtime import ort_session
 from device_runtime.bundle import MANIFEST_FILE, Bundle, load_manifest
 from device_runtime.cached_graph import CachedGraph, open_graph
+from device_runtime.protocol.errors import TandemError
 from device_runtime.protocol.manifest import Manifest
 from device_runtime.providers import choose_providers
 from device_runtime.settings import RuntimeSettings
@@ -298,7 +299,7 @@ def test_a_gpu_without_room_for_the_cache_is_told_in_one_line(
 
     gpu = gpu_build(tmp_path, monkeypatch, "fused", **HALF)
     gpu.OrtValue = SimpleNamespace(ortvalue_from_numpy=full)
-    with pytest.raises(ort_session.ModelRunError, match=r"\(CUDA failure 2: out of memory\); free"):
+    with pytest.raises(TandemError, match=r"\(CUDA failure 2: out of memory\); free"):
         open_graph(Bundle.open(tmp_path), ONE_THREAD, MAX_LEN)
 
 
