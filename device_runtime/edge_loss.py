@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 import numpy as np
 
@@ -55,20 +55,15 @@ async def write_until_back(
             )
             own.append(token_id)
             counts.unverified += 1
-            is_full = len(text) + 1 >= session.facts.context_len
-            for piece in _pieces(token_id, transcript, is_full=is_full):
+            pieces = transcript.add([Committed(token_id, Origin.UNVERIFIED)])
+            if len(text) + 1 >= session.facts.context_len:
+                pieces += transcript.out_of_context()
+            for piece in pieces:
                 yield piece
     finally:
         search.cancel()
         await asyncio.gather(search, return_exceptions=True)
         session.append(own)
-
-
-def _pieces(token_id: int, transcript: Transcript, *, is_full: bool) -> Iterator[Piece]:
-    """What an own token shows; with a full context it is the answer's last."""
-    yield from transcript.add([Committed(token_id, Origin.UNVERIFIED)])
-    if is_full and transcript.finish_reason is None:
-        yield from transcript.out_of_context()
 
 
 def own_token(

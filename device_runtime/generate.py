@@ -98,7 +98,7 @@ async def _rounds(
         async with aclosing(_round(edge, turn, data, clock, transcript)) as pieces:
             async for piece in pieces:
                 yield piece
-        if _full(session) and transcript.finish_reason is None:
+        if _full(session):
             for piece in transcript.out_of_context():
                 yield piece
         if transcript.finish_reason is not None:
@@ -191,7 +191,7 @@ async def write_lossy(
         while step.send is not None:
             step = turn.receive(await link.exchange(step.send))
             pieces += transcript.add(step.committed)
-        if _full(session) and transcript.finish_reason is None:
+        if _full(session):
             pieces += transcript.out_of_context()
         transcript.logprobs.update(turn.logprobs)
         for piece in pieces:
@@ -210,9 +210,8 @@ async def write_edge_only(
         async with aclosing(_stream(link, transcript)) as pieces:
             async for piece in pieces:
                 yield piece
-    if transcript.finish_reason is None:
-        for piece in transcript.out_of_context():
-            yield piece
+    for piece in transcript.out_of_context():
+        yield piece
     _cut(session, transcript)
 
 

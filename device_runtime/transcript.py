@@ -97,7 +97,9 @@ class Transcript:
         return list(zip(edges[::2], edges[1::2], strict=True))
 
     def out_of_context(self) -> list[Piece]:
-        """The context is full: end here."""
+        """The context is full: end here, unless the answer has ended by itself."""
+        if self.finish_reason is not None:
+            return []
         self.finish_reason = FinishReason.LENGTH
         text = self.detokenizer.flush()
         self.text += text
