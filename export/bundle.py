@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING
 
 from jinja2.exceptions import TemplateError
 
-from device_runtime.bundle import MANIFEST_FILE, load_manifest, save_manifest, sha256
+from device_runtime.bundle import (
+    CHAT_TEMPLATE_FILE,
+    MANIFEST_FILE,
+    TOKENIZER_FILE,
+    load_manifest,
+    save_manifest,
+    sha256,
+)
 from device_runtime.chat_template import MAX_TEMPLATE_BYTES
 from device_runtime.protocol.manifest import FORMAT_VERSION, Manifest, unfit
 from device_runtime.template_sandbox import BoundedEnvironment
@@ -24,10 +31,6 @@ from export.scratch import NEW, OLD, flush, scratch
 
 if TYPE_CHECKING:  # importing onnx would double the time to `tandem export --help`
     from export.graph_signature import GraphSignature
-
-GRAPH_FILE = "model.onnx"
-TOKENIZER_FILE = "tokenizer.json"
-TEMPLATE_FILE = "chat_template.jinja"
 
 _FUSED_BYTES = {"fp32": 4.1, "fp16": 6.2, "int8": 1.25, "int8-dynamic": 1.25, "int4": 0.75}
 """Of a parameter on disk: a fused graph is written once, one of fp16 (2.1) beside its twin of fp32
@@ -165,7 +168,7 @@ def write_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
     else:
         shutil.copyfile(path, folder / TOKENIZER_FILE)
     if (template := chat_template(checkpoint)) is not None:
-        (folder / TEMPLATE_FILE).write_text(template, encoding="utf-8")
+        (folder / CHAT_TEMPLATE_FILE).write_text(template, encoding="utf-8")
 
 
 def write_manifest(

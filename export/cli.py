@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from device_runtime.bundle import MODEL_FILE
 from device_runtime.protocol.checkpoint_facts import refusing_malformed
 from export import bundle, checkpoint, choose, convert
 from export.checkpoint import Checkpoint
@@ -175,7 +176,7 @@ def _export(found: Checkpoint, folder: Path, choice: Choice, stages: Stages) -> 
     from export.graph_signature import read_signature
     from export.rounding import round_weights
 
-    path = folder / bundle.GRAPH_FILE
+    path = folder / MODEL_FILE
     with stages.stage("load_s", "Reading the weights"):
         model = convert.load_model(found)
     texts = _calibration(found, model, choice, stages)
