@@ -210,8 +210,4 @@ def onnxruntime_version() -> str:
 
 def file_sizes(folder: Path) -> dict[str, int]:
     """Bytes of every file of the bundle."""
-    return {entry.name: entry.stat().st_size for entry in sorted(os.scandir(folder), key=_name)}
-
-
-def _name(entry: os.DirEntry[str]) -> str:
-    return entry.name
+    return {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
