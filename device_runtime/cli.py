@@ -1,8 +1,8 @@
 """`tandem`: one command, many verbs; a verb's module is imported only when it is called.
 
-A verb's module has `add_arguments(parser)` and `run(args) -> int`. Exit codes: 0 done, 1 failed
-(one line on stderr says why), 2 wrong usage, 130 interrupted, 143 and 129 ended by SIGTERM, SIGHUP,
-141 whoever read the output has gone (`| head`): as with SIGPIPE, nothing is said.
+A verb's module has `add_arguments(parser)` and `run(args) -> int`, which gives the exit code: 0 done,
+1 failed (one line on stderr says why), 2 wrong usage, 130 interrupted, 143 and 129 ended by SIGTERM,
+SIGHUP, 141 whoever read the output has gone (`| head`): as with SIGPIPE, nothing is said.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Protocol, cast
 
 from device_runtime.protocol.errors import TandemError
 from device_runtime.verbs import VERBS
@@ -35,19 +34,6 @@ EXIT_FAILURE = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 EXIT_NO_READER = 128 + signal.SIGPIPE
-
-
-class VerbModule(Protocol):
-    """What the module behind a verb offers."""
-
-    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Declare the verb's own arguments."""
-        ...
-
-    def run(self, args: argparse.Namespace) -> int:
-        """Do the work; the exit code."""
-        ...
-
 
 RUN_ANYWHERE = ("doctor", "profiles")
 """Verbs that a 32-bit Python may run: they say what is wrong with it."""
@@ -197,7 +183,7 @@ def _has_no_reader() -> bool:
 
 
 def _run_verb(name: str, arguments: list[str], args: argparse.Namespace) -> int:
-    module = cast("VerbModule", importlib.import_module(VERBS[name].module))
+    module = importlib.import_module(VERBS[name].module)
     example = VERBS[name].example
     parser = argparse.ArgumentParser(
         prog=f"tandem {name}",
@@ -211,7 +197,8 @@ def _run_verb(name: str, arguments: list[str], args: argparse.Namespace) -> int:
         level=logging.INFO if args.verbose else logging.WARNING,
         format="%(levelname)s %(name)s: %(message)s",
     )
-    return module.run(args)
+    status: int = module.run(args)
+    return status
 
 
 def _sentence(name: str) -> str:
