@@ -45,20 +45,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="replace")  # a terminal that is not UTF-8 shows what it can
     try:
         try:
-            status = _command(list(sys.argv[1:] if argv is None else argv))
+            return _command(list(sys.argv[1:] if argv is None else argv))
         except SystemExit:  # argparse has shown help
             print(end="", flush=True)
             raise
-        print(end="", flush=True)
-    except (BrokenPipeError, SystemExit) as error:
+    except (OSError, SystemExit) as error:
         # rich answers a broken pipe with an exit code of its own.
         broken = error.__context__ if isinstance(error, SystemExit) else error
-        if not isinstance(broken, BrokenPipeError):
+        if isinstance(broken, BrokenPipeError):
+            return EXIT_NO_READER
+        if isinstance(error, SystemExit):
             raise
-        # Python flushes stdout once more at exit: give it somewhere to go.
+        return _failed(error, verbose=False)
+    finally:
+        _let_go_of_output()
+
+
+def _let_go_of_output() -> None:
+    """Python flushes standard output once more at exit: what it does not take goes nowhere."""
+    try:
+        print(end="", flush=True)
+    except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_NO_READER
-    return status
 
 
 def _command(arguments: list[str]) -> int:
@@ -198,6 +206,7 @@ def _run_verb(name: str, arguments: list[str], args: argparse.Namespace) -> int:
         format="%(levelname)s %(name)s: %(message)s",
     )
     status: int = module.run(args)
+    print(end="", flush=True)  # a full disk is told as any other error is
     return status
 
 

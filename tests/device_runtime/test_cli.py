@@ -273,6 +273,29 @@ def test_it_does_not_matter_how_a_verb_prints(printing: str) -> None:
     assert without_reader("-c", VERB_OF.format(printing)) == (141, "")
 
 
+def onto_a_full_disk(*command: str) -> tuple[int, str]:
+    """Exit code and stderr of a command whose standard output is a file that takes no more."""
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, *command],
+            stdout=full, stderr=subprocess.PIPE, text=True, env=env, check=False, timeout=60,
+        )  # fmt: skip
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(["-m", "device_runtime", *words.split()]
+          for words in ("profiles list", "profiles --help", "--help", "--version")),
+        *(["-c", VERB_OF.format(verb)] for verb in ("print(1) or 1", "print(1, flush=True)")),
+    ],
+)  # fmt: skip
+def test_on_a_full_disk_a_verb_fails_with_one_line(command: list[str]) -> None:
+    assert onto_a_full_disk(*command) == (1, "tandem: [Errno 28] No space left on device\n")
+
+
 def test_a_broken_pipe_that_is_not_the_output_is_an_error() -> None:
     breaking = "(_ for _ in ()).throw(BrokenPipeError(32, 'Broken pipe'))"
     command = [sys.executable, "-c", VERB_OF.format(breaking)]
