@@ -7,10 +7,12 @@ PYTHON ?= python3
 TORCH_INDEX ?=
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
+PIP_INSTALL := -m pip install --disable-pip-version-check --constraint constraints.txt
+INSTALL := $(BIN)/python $(PIP_INSTALL)
+DEVICE_VENV := .venv-device-$(notdir $(PYTHON))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-gpu test-browser test-arm test-ort-1.23 lint format clean
+.PHONY: help demo test test-slow test-device test-gpu test-browser test-arm test-ort-1.23 lint format clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z0-9.-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -23,6 +25,10 @@ test: $(VENV)/.dev  ## the quick tests, on all cores
 
 test-slow: $(VENV)/.dev  ## the tests marked slow
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-device: $(DEVICE_VENV)/.device  ## the device's tests without torch, on another PYTHON
+	$(DEVICE_VENV)/bin/python -m pytest --numprocesses auto --dist worksteal \
+		tests/device_runtime tests/hw_profiles $(ARGS)
 
 test-gpu: $(VENV)/.dev  ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu $(ARGS)
@@ -47,7 +53,7 @@ format: $(VENV)/.dev  ## format the code and mend what ruff can mend
 	$(BIN)/ruff check --fix .
 
 clean:  ## remove .venv, builds and caches
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) .venv-device-* build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	rm -rf .hypothesis .demo .arm
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -68,4 +74,10 @@ $(VENV)/.demo: $(VENV)/.torch pyproject.toml
 
 $(VENV)/.dev: $(VENV)/.demo
 	$(INSTALL) --editable '.[bench,dev]'
+	@touch $@
+
+$(DEVICE_VENV)/.device: pyproject.toml constraints.txt
+	$(PYTHON) -m venv --clear $(DEVICE_VENV)
+	$(DEVICE_VENV)/bin/python $(PIP_INSTALL) --editable '.[device]' \
+		pytest pytest-aiohttp pytest-xdist hypothesis onnx
 	@touch $@

@@ -8,12 +8,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import onnxruntime
 import pytest
 
 from device_runtime.bundle import MANIFEST_FILE, Bundle, load_manifest
 from device_runtime.cached_graph import open_graph
 from device_runtime.graph_check import check_signature
 from device_runtime.protocol.errors import BundleError
+from device_runtime.protocol.runtime_versions import FIRST_WITH_INT8_CACHE, version_of
 from device_runtime.settings import RuntimeSettings
 from tests.tiny_bundle import make_bundle
 
@@ -28,7 +30,13 @@ NAMES = {"position_ids_name": "position_ids", "logits_name": "scores"}
         ("fused", {"num_kv_heads": 4}, "past_key_values.0.key as tensor.float. 1 × 2 × . × 16"),
         ("optimum", {"head_size": 32}, "manifest as tensor.float. 1 × 2 × . × 32; export"),
         ("optimum", {"cache_dtype": "float16"}, "manifest as tensor.float16. 1 × 2"),
-        ("fused", {"cache_dtype": "int8"}, "manifest as tensor.int8. 1 × 2"),
+        pytest.param(
+            "fused", {"cache_dtype": "int8"}, "manifest as tensor.int8. 1 × 2",
+            marks=pytest.mark.skipif(
+                version_of(onnxruntime.__version__) < FIRST_WITH_INT8_CACHE,
+                reason="this onnxruntime reads no cache of 8 bits, which is told first",
+            ),
+        ),
         ("fused", {"logits_dtype": "float16"}, "graph has logits as tensor.float. 1 × . × 320"),
         ("fused", {"vocab_size": 321}, "manifest as tensor.float. 1 × . × 321; export"),
         (
@@ -37,7 +45,7 @@ NAMES = {"position_ids_name": "position_ids", "logits_name": "scores"}
             "last_position as tensor.int32. 1, the manifest as tensor.int32. scalar; export",
         ),
     ],
-)
+)  # fmt: skip
 def test_a_manifest_of_another_graph_is_refused(
     graph: str, changes: dict[str, Any], said: str, tmp_path: Path
 ) -> None:
