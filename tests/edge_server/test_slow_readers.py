@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from device_runtime.protocol.schemes import scheme_named
 from edge_server.app import make_app
 from edge_server.checkpoint import Checkpoint
 from edge_server.config import EdgeConfig
+from edge_server.connection import Connection, ConnectionLimits
 from edge_server.facts import edge_facts, read_tokens
 from edge_server.state import EDGE, Edge
 from edge_server.text import EdgeText
@@ -163,6 +165,38 @@ async def test_refusals_to_a_device_that_blocks_hold_no_rows(served: Served) -> 
     await asyncio.wait_for(blocked.wait(), 5)
     await asyncio.sleep(0.05)
     assert served.engine.num_alive == 0
+
+
+class Sender(asyncio.Protocol):
+    """Knows whether asyncio holds it up."""
+
+    is_held_up = False
+
+    def pause_writing(self) -> None:
+        self.is_held_up = True
+
+    def resume_writing(self) -> None:
+        self.is_held_up = False
+
+
+async def test_a_device_that_stops_in_the_middle_of_reading_is_dropped() -> None:
+    """asyncio holds a sender up from 64 KiB on until 16 are left: in between, any send may wait."""
+    ours, device = socket.socketpair()
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    loop = asyncio.get_running_loop()
+    transport, sender = await loop.create_connection(Sender, sock=ours)
+    transport.write(bytes(100_000))
+    with device:
+        device.setblocking(False)
+        while transport.get_write_buffer_size() > 30_000:
+            await loop.sock_recv(device, 1024)
+        assert sender.is_held_up
+        waiting: Any = SimpleNamespace(send_bytes=lambda _: asyncio.sleep(0.1))
+        limits = ConnectionLimits(1.0, 1.0, 0.01, 1)
+        others: Any = None
+        connection = Connection[TableSlot](waiting, transport, others, others, others, limits)
+        await connection._send(b"ten bytes.")
+        assert transport.is_closing()
 
 
 def a_body(**more: Any) -> dict[str, Any]:
