@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from device_runtime.protocol import checkpoint_facts
 from device_runtime.protocol.checkpoint_facts import refusing_malformed
 from device_runtime.protocol.errors import TandemError
-from device_runtime.protocol.rope_parameters import longrope_limit
 
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
-_CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx", "seq_length")
 
 
 class CheckpointError(TandemError, ValueError):
@@ -58,24 +57,19 @@ class Checkpoint:
     @property
     def context_len(self) -> int:
         """Positions the model was made for."""
-        stated = [self.config[key] for key in _CONTEXT_KEYS if key in self.config]
-        if not stated or not isinstance(stated[0], int):
+        with _refusing_malformed(self.folder):
+            stated = checkpoint_facts.context_len(self.config)
+        if stated is None:
             raise CheckpointError(
                 f"{self.folder}/config.json states no context length; add max_position_embeddings"
             )
-        # Beyond its limit a longrope model changes its rotary factors by the longest text of a batch,
-        # which would let one session change the text of another.
-        with _refusing_malformed(self.folder):
-            return min(stated[0], longrope_limit(self.config) or stated[0])
+        return stated
 
     @property
     def end_ids(self) -> tuple[int, ...]:
-        """End tokens: the generation config's, else the config's; some write -1 for none."""
-        stated = self.generation_config.get("eos_token_id", self.config.get("eos_token_id"))
-        ids = stated if isinstance(stated, list) else [stated]
+        """Tokens that end a text."""
         with _refusing_malformed(self.folder):
-            known = [int(token_id) for token_id in ids if token_id is not None]
-        return tuple(dict.fromkeys(token_id for token_id in known if token_id >= 0))
+            return checkpoint_facts.end_ids(self.generation_config, self.config)
 
 
 def _refusing_malformed(folder: Path) -> AbstractContextManager[None]:

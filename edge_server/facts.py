@@ -6,6 +6,7 @@ from pathlib import Path
 
 from device_runtime.protocol.edge_states import EdgeFacts
 from device_runtime.protocol.messages.fields import MAX_END_IDS, MAX_TEXT_BYTES, MAX_TOKENS
+from device_runtime.protocol.start_tokens import TOKENIZER_ADVICE
 from device_runtime.protocol.vocabulary import Entry, VocabularyHashes, read_vocabulary
 from edge_server.checkpoint import Checkpoint, CheckpointError
 
@@ -15,8 +16,7 @@ def read_tokens(folder: Path) -> list[Entry]:
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise CheckpointError(
-            f"{folder} has no tokenizer.json (the fast tokenizer); make it with "
-            "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
+            f"{folder} has no tokenizer.json (the fast tokenizer); {TOKENIZER_ADVICE}"
         )
     return read_vocabulary(path.read_bytes())
 

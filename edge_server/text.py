@@ -20,7 +20,7 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from device_runtime.protocol.detokenizer import Detokenizer
 from device_runtime.protocol.errors import TandemError
 from device_runtime.protocol.marks import Marks, guarded_strings
-from device_runtime.protocol.start_tokens import take_start_tokens
+from device_runtime.protocol.start_tokens import TOKENIZER_ADVICE, take_start_tokens
 from device_runtime.protocol.text_codec import TextCodec
 
 T = TypeVar("T")
@@ -53,9 +53,8 @@ class EdgeText:
         elif not take_start_tokens(inner, fast):
             logger.warning(
                 "%s makes other tokens of a text than transformers %s does by tokenizer_config.json; "
-                "should completions be poor, make it with "
-                "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)",
-                folder / "tokenizer.json", transformers.__version__,
+                "should completions be poor, %s",
+                folder / "tokenizer.json", transformers.__version__, TOKENIZER_ADVICE,
             )  # fmt: skip
         return cls(TextCodec(inner), fast)
 

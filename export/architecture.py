@@ -11,14 +11,13 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
 )
 
-from device_runtime.protocol.rope_parameters import longrope_limit
+from device_runtime.protocol import checkpoint_facts
 from export.checkpoint import Checkpoint, refuse_hybrid
 from export.errors import ExportError
 
 TASK = "text-generation-with-past"
 _RECURRENT = ("lfm2", "lfm2_moe", "minimax", "nemotron_h", "recurrent_gemma")
 """Beside those that transformers marks itself."""
-_CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx", "seq_length")
 
 
 def supported() -> list[str]:
@@ -53,11 +52,9 @@ def check(checkpoint: Checkpoint) -> None:
 
 def context_len(checkpoint: Checkpoint) -> int:
     """Positions the exported graph is right for; ExportError where the config does not say."""
-    config = checkpoint.config
-    stated: list[int] = [config[k] for k in _CONTEXT_KEYS if isinstance(config.get(k), int)]
-    if not stated:
+    stated = checkpoint_facts.context_len(checkpoint.config)
+    if stated is None:
         raise ExportError(
             f"{checkpoint.source}/config.json states no context length; add max_position_embeddings"
         )
-    # Beyond its limit a longrope model changes its rotary factors, which a traced graph cannot.
-    return min(stated[0], longrope_limit(config) or stated[0])
+    return stated

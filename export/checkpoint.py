@@ -16,14 +16,15 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 
+from device_runtime.protocol import checkpoint_facts
 from device_runtime.protocol.checkpoint_facts import refusing_malformed
 from device_runtime.protocol.foreign_code import foreign_code
+from device_runtime.protocol.start_tokens import TOKENIZER_ADVICE
 from export.errors import ExportError
 
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
-TOKENIZER_ADVICE = "make it with AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
 _ATTENTION_KINDS = {"full_attention", "sliding_attention", "chunked_attention"}
 
 
@@ -46,10 +47,8 @@ class Checkpoint:
 
     @property
     def end_token_ids(self) -> tuple[int, ...]:
-        """From the generation config, else the config; the tokenizer's own end token first."""
-        stated = self._first("eos_token_id")
-        ids = list(dict.fromkeys(stated if isinstance(stated, list) else [stated]))
-        ids = [id_ for id_ in ids if not _is_none(id_)]
+        """The tokenizer's own first."""
+        ids = checkpoint_facts.end_ids(self.generation_config, self.config)
         name = self.tokenizer_config.get("eos_token")
         name = name.get("content") if isinstance(name, dict) else name
         own = self.tokenizer.token_to_id(name) if name else None
@@ -57,8 +56,7 @@ class Checkpoint:
 
     @property
     def bos_token_id(self) -> int | None:
-        id_ = self._first("bos_token_id")
-        return None if _is_none(id_) else int(id_)
+        return checkpoint_facts.start_id(self.generation_config, self.config)
 
     @property
     def chat_template(self) -> str | None:
@@ -72,15 +70,6 @@ class Checkpoint:
         if isinstance(template, dict):
             template = template.get("default")
         return template
-
-    def _first(self, key: str) -> Any:
-        stated = self.generation_config.get(key)
-        return self.config.get(key) if stated is None else stated
-
-
-def _is_none(token_id: Any) -> bool:
-    """Whether a config says that there is no such token: some write -1."""
-    return token_id is None or token_id < 0
 
 
 def read(folder: Path, source: str) -> Checkpoint:

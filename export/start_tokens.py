@@ -6,8 +6,8 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from device_runtime.protocol.start_tokens import take_start_tokens
-from export.checkpoint import TOKENIZER_ADVICE, Checkpoint
+from device_runtime.protocol.start_tokens import TOKENIZER_ADVICE, take_start_tokens
+from export.checkpoint import Checkpoint
 from export.errors import ExportError
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+TOKENIZER_ADVICE = "make it with AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
 _SAMPLE = "a short text"
 
 
