@@ -26,7 +26,7 @@ from device_runtime.protocol.sampling import Logits, to_law
 from device_runtime.protocol.schemes.base import Ask, Drafted, Place
 
 MAX_DRAW_REQUESTS = 3
-"""Requests for draws after which the whole row is asked for."""
+"""The last of these is for the whole row, which settles every rejection."""
 
 
 class Origin(Enum):
