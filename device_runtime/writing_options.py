@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from device_runtime.lossy import METHODS, method_named
+from device_runtime.lossy import METHODS, Improbable, Router, Uncertainty, method_named
 from device_runtime.protocol.errors import ConfigError
 from device_runtime.protocol.sampling import Sampling
 from device_runtime.protocol.schemes import DEFAULT_SCHEME, SEEDED_SCHEME
@@ -37,7 +37,13 @@ def _add_verification(check: argparse._ArgumentGroup) -> None:
         "--lossy", action="store_true",
         help=f"allow a scheme whose text is not exactly the LLM's: {lossy}",
     )  # fmt: skip
-    check.add_argument("--threshold", type=float, metavar="X", help="of a lossy scheme")
+    check.add_argument(
+        "--threshold", type=float, metavar="X",
+        help="of a lossy scheme, with its default: the SLM's token stands where under this share of "
+        f"its re-samples differ (u-hlm, {Uncertainty().threshold:g}), or its probability is at least "
+        f"this (threshold, {Improbable().threshold:g}); the SLM writes where the prompt surprises it "
+        f"by at most so many nats a token (router, {Router().threshold:g})",
+    )  # fmt: skip
     check.add_argument(
         "--pad", action="store_true",
         help=f"send messages in multiples of {PAD_BYTES} bytes, so that sizes tell less",
