@@ -39,6 +39,7 @@ from device_runtime.protocol.errors import ConfigError
 from device_runtime.protocol.schemes import DEFAULT_SCHEME, SCHEMES, scheme_named
 from device_runtime.settings import RuntimeSettings
 from device_runtime.writer import Device
+from edge_server.config import DEVICES, DTYPES
 from edge_server.hardware import interrupting_nobody
 
 ARMS = ("split", "edge", "edge+draft")
@@ -170,8 +171,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--max-tokens", type=int, help="length of every answer (default: 64; with --quick 32)")
     add("--think-ms", type=float, default=0.0,
         help="device and link between a verdict and the next block (default: 0)")  # fmt: skip
-    add("--device", default="auto", help="of the edge: auto, cpu or cuda")
-    add("--dtype", default="auto", help="of the edge")
+    add("--device", choices=DEVICES, default="auto", help="of the edge (default: auto)")
+    add("--dtype", choices=("auto", *DTYPES), default="auto", help="of the edge (default: auto)")
     add("--replicas", type=int, default=1, help="of the edge's model, on a CPU (default: 1)")
     add("--threads", type=int, default=0,
         help="of each replica (default: all processors but one, divided among them)")  # fmt: skip

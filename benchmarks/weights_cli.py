@@ -34,7 +34,7 @@ from device_runtime.onnx_drafter import OnnxDrafter
 from device_runtime.protocol.errors import ConfigError, TandemError
 from device_runtime.protocol.law import log_prob
 from device_runtime.settings import RuntimeSettings
-from export.choose import CALIBRATED, GRAPHS, WEIGHTS
+from export.choose import ACCURACY_LEVELS, CALIBRATED, GRAPHS, WEIGHTS
 
 NEAREST = "-nearest"
 """After a kind whose rounding is fitted to text: every weight goes to the nearest value instead."""
@@ -102,7 +102,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--graph", choices=GRAPHS, default="auto", help="kind of graph (default: %(default)s)")
     add("--weights", action="append", choices=[kind for kind in KINDS if kind != "fp32"],
         help="beside fp32; may be repeated (default: all but fp16)")  # fmt: skip
-    add("--accuracy-level", type=int, default=4, help="of quantised products (default: 4)")
+    add("--accuracy-level", type=int, choices=ACCURACY_LEVELS, default=4,
+        help="of quantised products (default: 4)")  # fmt: skip
     add("--tokens", type=int, default=2048, help="places to measure at (default: %(default)s)")
     add("--threads", type=int, default=1, help="of the drafter (default: %(default)s)")
     add("--out", type=Path, default=Path("bench-weights"), help="folder of results")

@@ -37,6 +37,7 @@ from device_runtime.energy.find import KINDS, open_meter
 from device_runtime.energy.meter import EnergyMeter, MeterError
 from device_runtime.protocol.errors import ConfigError
 from device_runtime.settings import RuntimeSettings
+from export.choose import WEIGHTS
 
 CONTEXTS = (32, 512, 2048)
 MIN_TOKENS = 8
@@ -54,7 +55,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--shape", choices=SHAPES, default="smollm2-135m",
         help="or random weights of this shape (default: smollm2-135m)",
     )  # fmt: skip
-    parser.add_argument("--weights", default="int4", help="of the random model (default: int4)")
+    parser.add_argument(
+        "--weights", choices=[kind for kind in WEIGHTS if kind != "auto"], default="int4",
+        help="of the random model (default: int4)",
+    )  # fmt: skip
     parser.add_argument("--threads", type=int, default=_num_cpus(), help="default: every CPU")
     parser.add_argument(
         "--spinning", action=argparse.BooleanOptionalAction, default=True,

@@ -19,6 +19,24 @@ def test_every_bench_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> 
     assert "--json" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        ("device", "--weights"),
+        ("edge", "--device"),
+        ("edge", "--dtype"),
+        ("weights", "--accuracy-level"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_before_anything_is_made(
+    name: str, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as done:
+        main(["bench", name, option, "3"])
+    assert done.value.code == 2
+    assert f"argument {option}: invalid choice" in capsys.readouterr().err
+
+
 def test_the_list_of_benches_imports_none_of_them() -> None:
     code = (
         "import sys; from device_runtime.cli import main\n"
