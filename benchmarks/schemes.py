@@ -49,6 +49,7 @@ SAMPLINGS = {
     "T=1, top-k 40": Sampling(top_k=40),
     "greedy": Sampling(temperature=0.0),
 }
+SAMPLINGS_HELP = f"only these: {', '.join(map(repr, SAMPLINGS))}; may be repeated"
 GAMMA = 4
 DOCS = Path(__file__).parents[1] / "docs" / "schemes.md"
 MARK = "bench schemes"
@@ -70,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--out", type=Path, default=Path("bench-schemes"), help="folder of results")
     add("--scheme", action="append", choices=sorted(METHODS), help="only these; may be repeated")
-    add("--sampling", action="append", choices=SAMPLINGS, help="only these; may be repeated")
+    add("--sampling", action="append", choices=SAMPLINGS, metavar="NAME", help=SAMPLINGS_HELP)
     add("--vocabulary", action="append", type=int, help="only these sizes; may be repeated")
     add("--quick", action="store_true", help="8,192 ids and few tokens only")
     add("--jobs", type=int, default=0, help="processes (default: one per usable processor)")

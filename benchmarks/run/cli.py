@@ -34,7 +34,7 @@ from benchmarks.run.plan import Arm, Plan, Task, missing
 from benchmarks.run.presets import PRESETS
 from benchmarks.run.settings import Settings
 from benchmarks.run.stage import RunningLink, TracedEdge, running_edges, running_links
-from benchmarks.schemes import SAMPLINGS
+from benchmarks.schemes import SAMPLINGS, SAMPLINGS_HELP
 from device_runtime.energy.find import KINDS
 from device_runtime.protocol.errors import ConfigError
 from device_runtime.settings import RuntimeSettings
@@ -54,10 +54,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder of results; what is there already is not measured again")  # fmt: skip
     add("--arm", action="append", metavar="ARM",
         help="only these: edge, edge-draft, device, SCHEME/GAMMA; may be repeated")  # fmt: skip
-    add("--link", action="append", metavar="NAME", help="only these link profiles, or TOML files")
-    add("--sampling", action="append", choices=SAMPLINGS, help="only these")
+    add("--link", action="append", metavar="NAME",
+        help="only these link profiles, or TOML files; may be repeated")  # fmt: skip
+    add("--sampling", action="append", choices=SAMPLINGS, metavar="NAME", help=SAMPLINGS_HELP)
     add("--prompt-kind", action="append", choices=sorted({p.kind for p in PROMPT_SET}),
-        help="only prompts of these kinds")  # fmt: skip
+        help="only prompts of these kinds; may be repeated")  # fmt: skip
     add("--repeats", type=int, help="of every answer")
     add("--max-tokens", type=int, help="length of every answer")
     add("--bundle", type=Path, help="device's model (default: the demo pair's)")

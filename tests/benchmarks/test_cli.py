@@ -37,6 +37,15 @@ def test_settings_that_cannot_be_are_refused_before_anything_is_made(
     assert f"argument {option}: invalid choice" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["run", "schemes"])
+def test_ways_of_sampling_that_hold_a_comma_are_told_apart(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["bench", name, "--help"])
+    assert "'T=0.8', 'T=1, top-p 0.95'," in " ".join(capsys.readouterr().out.split())
+
+
 def test_the_list_of_benches_imports_none_of_them() -> None:
     code = (
         "import sys; from device_runtime.cli import main\n"
