@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ PROMISED = {
     "tpot_s", "wall_s", "scheme", "gamma", "seed", "finish_reason",
 }  # fmt: skip
 BESIDE = {"mode", "lossless", "more_requests", "unverified", "unverified_spans"}
+OPTIONAL = {"auto", "energy", "error", "logprobs"}
+"""Each comes with an option, or with the loss of the edge."""
 LENGTH = 20
 
 
@@ -58,6 +61,13 @@ async def test_one_object_with_the_promised_keys_that_fit_together(
     assert got["bytes_up"] > got["frames_up"] and got["bytes_down"] > got["frames_down"]
     assert 0 < got["ttft_s"] < got["wall_s"] and 0 < got["tpot_s"] < got["wall_s"]
     assert got["unverified"] == 0 and got["unverified_spans"] == []
+
+
+def test_the_documentation_names_every_key() -> None:
+    page = (ROOT / "docs" / "measuring.md").read_text(encoding="utf-8")
+    table = page.partition("## One answer")[2].partition("\n## ")[0]
+    first_cells = " ".join(re.findall(r"^\| (`[^|]*)\|", table, re.MULTILINE))
+    assert set(re.findall(r"`(\w+)`", first_cells)) == PROMISED | BESIDE | OPTIONAL
 
 
 async def test_the_edge_alone_writes_without_an_slm(tiny_pair: Pair) -> None:
