@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 from pathlib import Path
 
@@ -9,7 +10,10 @@ import pytest
 
 from device_runtime.protocol.errors import ConfigError
 from edge_server.auth import read_tokens_file
+from edge_server.cli import _FLAGS
 from edge_server.config import EdgeConfig, is_loopback, load_config
+
+PAGE = Path(__file__).parents[2] / "docs" / "serving.md"
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -110,3 +114,20 @@ def test_no_token_or_one_that_can_be_guessed_is_refused(tmp_path: Path, text: st
     with pytest.raises(ConfigError, match="token_urlsafe") as error:
         read_tokens_file(path)
     assert "long-enough" not in str(error.value)
+
+
+def test_the_documentation_names_every_key_that_is_no_option_with_its_default() -> None:
+    limits = PAGE.read_text(encoding="utf-8").partition("\n## Limits\n")[2].partition("\n## ")[0]
+    documented: dict[str, float] = {}
+    for names, defaults in re.findall(r"^\| (`[^|]*) \| ([^|]*) \|", limits, re.MULTILINE):
+        values = [value.partition(":")[0].replace(",", "") for value in defaults.split(", ")]
+        documented |= zip(re.findall(r"`(\w+)`", names), map(float, values), strict=True)
+    config = EdgeConfig()
+    names = {field.name for field in fields(config)} - {*_FLAGS} | {"max_sessions"}
+    assert documented == {name: getattr(config, name) for name in names}
+
+
+def test_the_file_that_the_documentation_shows_is_taken(tmp_path: Path) -> None:
+    limits = PAGE.read_text(encoding="utf-8").partition("\n## Limits\n")[2]
+    shown = "\n".join(re.findall(r"^ {4}(.*)$", limits.partition("| setting |")[0], re.MULTILINE))
+    assert load_config(write(tmp_path, shown), {}).num_threads == 4
