@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.cli import BENCHES
+from device_runtime.protocol.schemes import SCHEMES
 from device_runtime.verbs import VERBS
 
 ROOT = Path(__file__).parents[1]
@@ -122,3 +123,10 @@ def test_targets_of_make_exist(path: Path) -> None:
     makefile, text = (p.read_text(encoding="utf-8") for p in (ROOT / "Makefile", path))
     named = re.findall(r"(?:^ {4,}|`)make ([a-z0-9.-]+)", text, re.MULTILINE)
     assert set(named) <= set(re.findall(r"^([a-z0-9.-]+):", makefile, re.MULTILINE))
+
+
+def test_schemes_have_the_codes_that_the_wire_format_gives() -> None:
+    page = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
+    listed = page.partition("*scheme*: ")[2].partition("\n\n")[0]
+    codes = {name: int(code) for code, name in re.findall(r"(\d+) `([a-z0-9-]+)`", listed)}
+    assert codes == {name: scheme.code for name, scheme in SCHEMES.items()}
