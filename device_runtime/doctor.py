@@ -173,7 +173,9 @@ def _python(python: Interpreter) -> Iterator[tuple[str, str]]:
 
 def _settings(settings: Settings) -> Iterator[tuple[str, str]]:
     closest = "" if settings.profile_fits else " (the closest; none is this machine)"
-    yield "profile", f"{settings.profile}{closest}: tandem export ... {settings.export_options}"
+    yield "profile", f"{settings.profile}{closest}"
+    yield "bundle", f"tandem export ... {settings.export_options}"
+    yield "command", f"tandem run ... --profile {settings.profile}"
     yield "extra", settings.extra
     level = f"accuracy level {settings.accuracy_level}"
     yield "weights", f"{settings.weights}, {level}. {settings.weights_why}"
