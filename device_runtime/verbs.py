@@ -27,7 +27,8 @@ VERBS = {
     ),
     "edge": Verb(
         "edge_server.cli", "edge", "serve a large model to devices",
-        "--model ./Qwen2.5-7B-Instruct --host 0.0.0.0 --tokens-file tokens.txt",
+        "--model ./Qwen2.5-7B-Instruct --host 0.0.0.0 --tokens-file tokens.txt --tls-cert cert.pem "
+        "--tls-key key.pem",
     ),
     "top": Verb(
         "edge_server.top_cli", "edge", "watch what an edge is doing",
@@ -35,7 +36,8 @@ VERBS = {
     ),
     "run": Verb(
         "device_runtime.run_cli", "device", "write text on this device, checked by an edge",
-        "--bundle qwen-0.5b --edge http://edge.local:8600 --chat 'Why is the sky blue?'",
+        "--bundle qwen-0.5b --edge https://edge.local:8600 --token-file token.txt --ca-file cert.pem "
+        "--chat 'Why is the sky blue?'",
     ),
     "bench": Verb("benchmarks.cli", "bench", "measure latency, bytes and energy", "run --quick"),
     "link": Verb(

@@ -423,3 +423,11 @@ def test_examples_are_ones_that_the_verb_understands(name: str) -> None:
     parser = argparse.ArgumentParser()
     importlib.import_module(verb.module).add_arguments(parser)
     parser.parse_args(shlex.split(verb.example))
+
+
+def test_the_examples_of_both_ends_fit_each_other() -> None:
+    """Who copies both gets through: an edge with tokens asks for one, and crosses no network bare."""
+    edge, run = VERBS["edge"].example, VERBS["run"].example
+    assert {"--tokens-file", "--tls-cert"} <= set(shlex.split(edge))
+    assert {"--token-file", "--ca-file"} <= set(shlex.split(run))
+    assert "--edge https://" in run
