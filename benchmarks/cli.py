@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="bench", required=True, metavar="BENCH", parser_class=_BenchParser
     )
     for name, (module, text) in BENCHES.items():
-        benches.add_parser(name, help=text, module=module)
+        benches.add_parser(name, help=text, description=f"{text}.", module=module)
 
 
 def run(args: argparse.Namespace) -> int:

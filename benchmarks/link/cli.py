@@ -27,7 +27,8 @@ COUNTS = "counts"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`run`, `show`, `apply`, `undo`."""
     verbs = parser.add_subparsers(dest="action", required=True, metavar="{run,show,apply,undo}")
-    run = verbs.add_parser("run", help="a TCP proxy that behaves like the link; needs no rights")
+    text = "a TCP proxy that behaves like the link; needs no rights"
+    run = verbs.add_parser("run", help=text, description=f"{text}.")
     run.add_argument("profile", help="a link of `tandem profiles list`, or a TOML file")
     run.add_argument("--edge", required=True, metavar="HOST:PORT", help="where the edge listens")
     run.add_argument(
@@ -42,7 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-realtime", action="store_true",
         help="keep the usual priority; without this the proxy takes a real-time one if it may",
     )  # fmt: skip
-    show = verbs.add_parser("show", help="what would be emulated, and what tc would be told")
+    text = "what would be emulated, and what tc would be told"
+    show = verbs.add_parser("show", help=text, description=f"{text}.")
     show.add_argument("profile", help="a link of `tandem profiles list`, or a TOML file")
     _add_model_arguments(show)
     for action, text in (

@@ -16,7 +16,9 @@ def test_every_bench_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> 
     with pytest.raises(SystemExit) as done:
         main(["bench", name, "--help"])
     assert done.value.code == 0
-    assert "--json" in capsys.readouterr().out
+    help_text = " ".join(capsys.readouterr().out.split())
+    assert f"{BENCHES[name][1]}." in help_text
+    assert "--json" in help_text
 
 
 @pytest.mark.parametrize(
