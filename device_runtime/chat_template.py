@@ -72,9 +72,7 @@ class ChatTemplate:
             guarded_strings=guarded_strings(tokenizer, source),
         )
 
-    def render(
-        self, messages: Sequence[Message], *, add_generation_prompt: bool = True
-    ) -> list[Segment]:
+    def render(self, messages: Sequence[Message]) -> list[Segment]:
         """The chat as text, up to where the assistant's answer begins.
 
         ConfigError where the template refuses the messages, BundleError where it is broken.
@@ -87,7 +85,7 @@ class ChatTemplate:
             "messages": masked,
             "tools": None,  # as transformers has it, and with it the edge
             "documents": None,
-            "add_generation_prompt": add_generation_prompt,
+            "add_generation_prompt": True,
             "bos_token": self.bos_token,
             "eos_token": self.eos_token,
         }
