@@ -7,6 +7,9 @@ import importlib
 from collections.abc import Sequence
 from typing import Any
 
+from device_runtime.protocol.errors import ConfigError
+from hw_profiles import ProfileError
+
 BENCHES = {
     "run": ("benchmarks.run.cli", "every arm over emulated links: latency, bytes, joules"),
     "report": ("benchmarks.report.cli", "tables, sentences and pictures from a run's results"),
@@ -49,6 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the bench that was named."""
-    status: int = args.run_bench(args)
+    """Run the bench that was named; ConfigError where it was given a profile that cannot be."""
+    try:
+        status: int = args.run_bench(args)
+    except ProfileError as error:
+        raise ConfigError(str(error)) from None
     return status

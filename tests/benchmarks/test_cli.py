@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -56,3 +57,10 @@ def test_the_list_of_benches_imports_none_of_them() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert all(f"\n    {name}" in done.stdout for name in BENCHES)
+
+
+def test_a_wrong_name_of_a_link_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", "run", "--quick", "--link", "lan", "--out", str(tmp_path)]) == 1
+    assert capsys.readouterr().err.startswith("tandem: no link profile 'lan'")
