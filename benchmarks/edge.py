@@ -32,7 +32,7 @@ from benchmarks.edge_trace import Terms, Trace, load, record, save
 from benchmarks.machine import collect
 from benchmarks.progress import progress_bar
 from benchmarks.prompts import PROMPTS
-from benchmarks.record import RESULTS_FILE, Record, write
+from benchmarks.record import Record, keep
 from benchmarks.verb_process import VerbProcess
 from device_runtime.bundle import sha256
 from device_runtime.protocol.errors import ConfigError
@@ -201,8 +201,7 @@ def run(args: argparse.Namespace) -> int:
         records, text = edge_map.run(args.out, console, quick=args.quick, dtype=args.dtype)
     else:
         records, text = _sessions(args, console)
-    write(args.out / RESULTS_FILE, records)
-    (args.out / "table.md").write_text(text)
+    keep(args.out, records, text)
     console.print(text, markup=False)
     console.print(f"results: {args.out}")
     if args.json:

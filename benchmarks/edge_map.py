@@ -129,7 +129,7 @@ def markdown(
             for name, context in zip(row, contexts, strict=True)
         ]
         lines.append(f"| {limit_s * 1e3:g} | {' | '.join(cells)} |")
-    return "\n".join([*lines, ""])
+    return "\n".join(lines)
 
 
 def _shown(cost: Cost | None) -> str:

@@ -126,7 +126,7 @@ def markdown(records: Sequence[Record], limits_s: Sequence[float]) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     alone = {record.settings["arm"] for record in records if record.settings.get("think_s") == 0}
     held = _held(found, limits_s, {"split"} & alone)
-    return "\n".join([*lines, "", *_speedups(found), "", *held, "", NOTE, ""])
+    return "\n".join([*lines, "", *_speedups(found), "", *held, "", NOTE])
 
 
 def _name(key: tuple[str, int, float, float]) -> str:

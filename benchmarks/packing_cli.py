@@ -25,7 +25,7 @@ from benchmarks.packing_sweep import SAMPLING, Swept, size_of_vocabulary, sweep,
 from benchmarks.packing_sweep import VOCABULARIES as SWEPT_VOCABULARIES
 from benchmarks.pair_rows import PairRows, collect_rows
 from benchmarks.progress import progress_bar
-from benchmarks.record import RESULTS_FILE, Record, write
+from benchmarks.record import Record, keep
 from benchmarks.rounding_error import Rounding, rounding_errors
 from benchmarks.schemes import DOCS, SAMPLINGS, VOCABULARIES
 from device_runtime.protocol.law import ArrayLaw
@@ -81,9 +81,8 @@ def run(args: argparse.Namespace) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     facts = collect()
     lines = [*values, *(one.values() for one in swept)]
-    write(args.out / RESULTS_FILE, [Record.of("packing", facts, line) for line in lines])
     markdown = "\n".join([*tables(values), "", *table(swept)])
-    (args.out / "table.md").write_text(markdown + "\n", encoding="utf-8")
+    keep(args.out, [Record.of("packing", facts, line) for line in lines], markdown)
     if args.docs:
         replace_marked(DOCS, MARK, markdown)
     print(json.dumps(lines, indent=2) if args.json else markdown)

@@ -24,6 +24,7 @@ SCHEMA_VERSION = 1
 #   1 (0.1.0): bench, repeat, is_warmup, machine, settings, results.
 
 RESULTS_FILE = "results.jsonl"
+TABLE_FILE = "table.md"
 """In the folder of a bench."""
 
 HEAD: Mapping[str, tuple[Callable[[Any], bool], str]] = {
@@ -183,6 +184,12 @@ def write(path: Path, records: Iterable[Record]) -> None:
     draft = path.with_name(f"{path.name}.new")
     draft.write_text(lines, encoding="utf-8")
     draft.replace(path)
+
+
+def keep(folder: Path, records: Iterable[Record], table: str) -> None:
+    """Replace what a bench has found: its records, and its table in Markdown."""
+    write(folder / RESULTS_FILE, records)
+    (folder / TABLE_FILE).write_text(f"{table}\n", encoding="utf-8")
 
 
 def append(path: Path, records: Iterable[Record]) -> None:

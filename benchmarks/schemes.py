@@ -27,7 +27,7 @@ from benchmarks.machine import collect
 from benchmarks.marked import replace_marked
 from benchmarks.progress import progress_bar
 from benchmarks.prompts import PROMPTS
-from benchmarks.record import RESULTS_FILE, Record, write
+from benchmarks.record import Record, keep
 from benchmarks.scheme_lossy import answer_kind
 from benchmarks.scheme_rounds import LocalPair
 from benchmarks.scheme_table import Cell, brief, markdown, values_of
@@ -94,9 +94,8 @@ def run(args: argparse.Namespace) -> int:
     values = [values_of(cell, GAMMA) for cell in cells]
     args.out.mkdir(parents=True, exist_ok=True)
     facts = collect()
-    write(args.out / RESULTS_FILE, [Record.of("schemes", facts, line) for line in values])
     table = "\n".join(markdown(values))
-    (args.out / "table.md").write_text(table + "\n", encoding="utf-8")
+    keep(args.out, [Record.of("schemes", facts, line) for line in values], table)
     draw(values, args.out)
     if args.docs:
         replace_marked(DOCS, MARK, table)

@@ -29,7 +29,7 @@ from rich.console import Console
 from benchmarks.demo import PAIR
 from benchmarks.machine import collect
 from benchmarks.progress import progress_bar
-from benchmarks.record import RESULTS_FILE, Record, write
+from benchmarks.record import Record, keep
 from device_runtime.onnx_drafter import OnnxDrafter
 from device_runtime.protocol.errors import ConfigError, TandemError
 from device_runtime.protocol.law import log_prob
@@ -123,9 +123,8 @@ def run(args: argparse.Namespace) -> int:
     values = [_values(cost, costs[0], args, text) for cost in costs]
     args.out.mkdir(parents=True, exist_ok=True)
     facts = collect()
-    write(args.out / RESULTS_FILE, [Record.of("weights", facts, line) for line in values])
     table = "\n".join(markdown(values))
-    (args.out / "table.md").write_text(table + "\n", encoding="utf-8")
+    keep(args.out, [Record.of("weights", facts, line) for line in values], table)
     print(json.dumps(values, indent=2) if args.json else table)
     console.print(f"results: {args.out}")
     return 0

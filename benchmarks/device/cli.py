@@ -30,7 +30,7 @@ from benchmarks.device.models import (
     peers,
 )
 from benchmarks.machine import collect
-from benchmarks.record import RESULTS_FILE, Record, write
+from benchmarks.record import Record, keep
 from benchmarks.shapes import SHAPES
 from device_runtime.bundle import load_manifest
 from device_runtime.energy.find import KINDS, open_meter
@@ -96,12 +96,11 @@ def run(args: argparse.Namespace) -> int:
     log.write_text("")
     done = _measure(args, contenders, log, console)
     lines = "\n".join(report.markdown(done))
-    (args.out / "table.md").write_text(lines + "\n", encoding="utf-8")
     rows = list(report.records(done))
     (args.out / "results.csv").write_text(report.csv_text(rows), encoding="utf-8")
     facts = collect()
     records = [_record(facts, row) for row in rows]
-    write(args.out / RESULTS_FILE, records)
+    keep(args.out, records, lines)
     print(json.dumps([json.loads(r.to_line()) for r in records]) if args.json else lines)
     console.print(f"results: {args.out}")
     return 0

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -215,3 +218,20 @@ def test_a_key_carries_its_unit_in_its_name(name: str, key: Key) -> None:
         assert words[-1] == UNIT_MARKS[key.unit]
     is_name = key.kind in (str, bool) or (words[-1] == "ids" and words[0] != "num")
     assert (key.unit == "") == is_name
+
+
+def test_a_table_is_utf_8_wherever_it_is_written(tmp_path: Path) -> None:
+    """Of a locale that has no µ, such as a slim container's, too."""
+    code = (
+        "from benchmarks.record import keep; from pathlib import Path; "
+        "keep(Path(), [], '12 \\u00b5s \\u2265')"
+    )
+    ascii_only = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    root = str(Path(__file__).parents[2])
+    subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**ascii_only, "PYTHONPATH": root},
+        check=True,
+    )
+    assert (tmp_path / "table.md").read_text(encoding="utf-8") == "12 µs ≥\n"
