@@ -234,8 +234,9 @@ def _sessions(args: argparse.Namespace, console: Console) -> tuple[list[Record],
             progress.update(task, description=f"{arm}, {num_sessions} sessions")
             rate = share * bench.capacity(num_sessions)
             bench.measure(arm, num_sessions, repeat, arrivals_per_s=rate, length_ratio=ratio)
+            text = markdown(bench.records, LIMITS_S)
+            keep(args.out, bench.records, text)  # it takes long: who ends it has this much
             progress.advance(task)
-    text = markdown(bench.records, LIMITS_S)
     from benchmarks.edge_picture import draw
 
     draw(bench.records, args.out / "edge.png")

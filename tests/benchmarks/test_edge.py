@@ -434,6 +434,25 @@ async def test_errors_end_the_run_and_are_told_by_their_kinds(source: Any) -> No
         await asyncio.wait_for(source(Broken("http://x", [], load), http, load), 10)
 
 
+def test_a_run_that_is_interrupted_keeps_what_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = iter(runs("split")[:2])
+
+    def measure(bench: edge.Bench, *_: Any, **__: Any) -> None:
+        bench.records.append(next(done, None) or interrupt())
+
+    def interrupt() -> Record:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(edge, "exported_slm", lambda _: tmp_path)
+    monkeypatch.setattr(edge.Bench, "record_traces", lambda _: None)
+    monkeypatch.setattr(edge.Bench, "measure", measure)
+    assert main(["bench", "edge", "--quick", "--out", str(tmp_path)]) == 130
+    assert len(read(tmp_path / "results.jsonl")) == 2
+    assert "| split |" in (tmp_path / "table.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.slow
 def test_a_short_run_gives_records_a_table_and_a_picture(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
