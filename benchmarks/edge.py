@@ -27,7 +27,7 @@ from benchmarks.edge_live import LivePlayer
 from benchmarks.edge_load import Heard, Load, Player
 from benchmarks.edge_load import run as run_load
 from benchmarks.edge_replay import SAMPLING
-from benchmarks.edge_report import markdown, values_of
+from benchmarks.edge_report import held, markdown, values_of
 from benchmarks.edge_trace import Terms, Trace, load, record, save
 from benchmarks.machine import collect
 from benchmarks.progress import progress_bar
@@ -240,7 +240,7 @@ def _sessions(args: argparse.Namespace, console: Console) -> tuple[list[Record],
     from benchmarks.edge_picture import draw
 
     draw(bench.records, args.out / "edge.png")
-    return bench.records, text
+    return [*bench.records, *held(bench.records, LIMITS_S)], text
 
 
 def _plan(args: argparse.Namespace) -> Plan:

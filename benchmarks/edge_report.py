@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import groupby
 from statistics import median
 from typing import Any
@@ -158,29 +158,43 @@ def _speedups(found: dict[tuple[str, int, float, float], dict[str, float]]) -> l
     return lines
 
 
+def held(records: Sequence[Record], limits_s: Sequence[float]) -> Iterator[Record]:
+    """One an arm and limit; where even the fewest sessions tried miss it, none is told."""
+    for arm, points in _times(medians(records)).items():
+        for limit_s in limits_s:
+            num_held, most = sessions_within(points, limit_s), max(points)[0]
+            values = {"arm": arm, "limit_s": limit_s, "sessions": most, "sessions_held": num_held}
+            if num_held or min(points)[0] == 1:
+                yield Record.of("edge-held", records[0].machine, values)
+
+
 def _held(
     found: dict[tuple[str, int, float, float], dict[str, float]],
     limits_s: Sequence[float],
     partial: Collection[str],
-) -> list[str]:
+) -> Iterator[str]:
     """A line an arm; of the arms in `partial` the time leaves out device and link."""
-    lines = []
-    for arm, by_sessions in _closed(found).items():
-        points = [
-            (sessions, figures["per_token_p50_s"])
-            for sessions, figures in by_sessions.items()
-            if "per_token_p50_s" in figures
-        ]
-        if not points:
-            continue
+    for arm, points in _times(found).items():
         of = f" ({NO_DEVICE})" if arm in partial else ""
-        held = ", ".join(_sessions_held(points, limit_s) for limit_s in limits_s)
-        lines.append(f"{arm}: sessions held within a time per token{of}: {held}.")
-    return lines
+        told = ", ".join(_sessions_held(points, limit_s) for limit_s in limits_s)
+        yield f"{arm}: sessions held within a time per token{of}: {told}."
+
+
+def _times(
+    found: dict[tuple[str, int, float, float], dict[str, float]],
+) -> dict[str, list[tuple[int, float]]]:
+    """Arm → sessions and their time per token, where there is any."""
+    times = {
+        arm: [(n, own["per_token_p50_s"]) for n, own in runs.items() if "per_token_p50_s" in own]
+        for arm, runs in _closed(found).items()
+    }
+    return {arm: points for arm, points in times.items() if points}
 
 
 def _sessions_held(points: Sequence[tuple[int, float]], limit_s: float) -> str:
-    """How many, or that they are at least as many as were tried."""
-    num_held = sessions_within(points, limit_s)
-    at_least = "≥ " if num_held == max(sessions for sessions, _ in points) else ""
-    return f"{at_least}{num_held} at {limit_s * 1e3:g} ms"
+    """How many, as far as they were tried: perhaps more than the most, or fewer than the fewest."""
+    num_held, (fewest, _), (most, _) = sessions_within(points, limit_s), min(points), max(points)
+    shown = f"≥ {most}" if num_held == most else str(num_held)
+    if num_held < fewest > 1:
+        shown = f"< {fewest}"
+    return f"{shown} at {limit_s * 1e3:g} ms"

@@ -26,7 +26,7 @@ from benchmarks.edge_load import (
 from benchmarks.edge_map import NONE, Cost, Setting, best, costs, winners
 from benchmarks.edge_passes import model_of, pass_s, pretend_read, random_engine
 from benchmarks.edge_replay import drafting_s, standing, stream_s, verify_s
-from benchmarks.edge_report import markdown, values_of
+from benchmarks.edge_report import held, markdown, values_of
 from benchmarks.edge_trace import Exchange, Terms, Trace, load, num_committed, save
 from benchmarks.record import Record, read
 from device_runtime.cli import main
@@ -115,6 +115,23 @@ def test_the_report_tells_speedup_and_capacity() -> None:
     assert "| split | 32 | 200 [180–240] | 100 |" in text
     assert "6 at 10 ms, ≥ 32 at 30 ms" in text  # more than 32 were never tried
     assert "with one session" not in markdown(records[:3], (0.01,))  # nothing to compare with
+
+
+def test_sessions_fewer_than_the_fewest_tried_are_not_called_none() -> None:
+    """32 were tried, and miss 1 ms: one may keep it."""
+    records = [record for record in runs("split") if record.settings["sessions"] == 32]
+    assert "< 32 at 1 ms, ≥ 32 at 30 ms" in markdown(records, (0.001, 0.03))
+    assert "0 at 1 ms" in markdown(runs("split"), (0.001,))
+
+
+def test_sessions_held_are_records_too() -> None:
+    found = [
+        (record.settings["limit_s"], record.settings["sessions"], record.results["sessions_held"])
+        for record in held(runs("split"), (0.001, 0.01, 0.03))
+    ]
+    assert found == [(0.001, 32, 0), (0.01, 32, 6), (0.03, 32, 32)]
+    several = [record for record in runs("split") if record.settings["sessions"] == 32]
+    assert not [*held(several, (0.001,))]
 
 
 def test_the_report_says_whose_time_per_token_leaves_out_the_device() -> None:
@@ -460,7 +477,9 @@ def test_a_short_run_gives_records_a_table_and_a_picture(
     arguments = ["--quick", "--sessions", "1", "--sessions", "4", "--json", "--out", str(tmp_path)]
     assert main(["bench", "edge", *arguments, "--live"]) == 0
     records = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert len(records) == 3 * 2 + 3 + 2
+    capacities = [record for record in records if record["bench"] == "edge-held"]
+    records = [record for record in records if record not in capacities]
+    assert len(records) == 3 * 2 + 3 + 2 and len(capacities) == 4 * len(edge.LIMITS_S)
     assert all(record["results"]["verified_tokens_per_s"] > 0 for record in records)
     live = [record for record in records if record["settings"]["arm"] == "split-live"]
     assert all(record["results"]["alpha"] > 0.3 for record in live)
