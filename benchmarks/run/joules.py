@@ -65,7 +65,7 @@ def radio_values(written: Written, link: LinkProfile) -> dict[str, Any]:
     if link.radio is None or written.bills is None:
         return {}
     transcript = written.answer.transcript
-    times = {"up": [transcript.started_s], "down": list(transcript.times_s)}
+    times = {"up": [transcript.started_s], "down": list(written.arrivals_s)}
     for clock in written.answer.round_clocks:
         times["up"] += [sent_s for sent_s, _ in clock.exchanges]
     if written.answer.round_clocks:

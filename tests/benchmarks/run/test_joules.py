@@ -33,7 +33,7 @@ BILLS = {
     "up": {"wire_bytes": 600, "packets": 3}, "down": {"wire_bytes": 1000, "packets": 2},
     "late": {"deliveries": 5, "sum_s": 0.01, "max_s": 0.009, "over_1ms": 1},
 }  # fmt: skip
-WRITTEN: Any = Written(Answer(), 0.1, 0.5, BILLS, (), ())  # type: ignore[arg-type]
+WRITTEN: Any = Written(Answer(), 0.1, 0.5, BILLS, (), Transcript.times_s)  # type: ignore[arg-type]
 
 
 def test_a_model_tells_waiting_from_computing() -> None:
@@ -83,3 +83,20 @@ def test_the_radio_pays_for_bits_and_for_its_tail() -> None:
 def test_no_radio_and_no_link_cost_nothing() -> None:
     assert radio_values(WRITTEN, load_link("ethernet")) == {}
     assert radio_values(replace(WRITTEN, bills=None), load_link("lte")) == {}
+
+
+def test_a_stream_s_tokens_that_come_together_are_one_frame() -> None:
+    """An edge that drafts sends a few tokens a message: as many packets as messages came."""
+    wifi = load_link("wifi5-home")
+    assert wifi.radio is not None and wifi.radio.frame_j is not None
+    answer: Any = Answer()
+    answer.round_clocks = ()
+    answer.transcript = Transcript()
+    answer.transcript.times_s = (11.0, 11.0, 11.0, 12.0, 12.0, 12.0)
+    bills = {
+        **BILLS,
+        "up": {"wire_bytes": 0, "packets": 1},
+        "down": {"wire_bytes": 0, "packets": 2},
+    }
+    streamed = replace(WRITTEN, answer=answer, bills=bills, arrivals_s=(11.0, 12.0))
+    assert radio_values(streamed, wifi)["radio_j"] == pytest.approx(3 * wifi.radio.frame_j.value)
