@@ -189,7 +189,7 @@ _FIGURES = (
     Figure("j_per_token", "device energy per token", "mJ", 1e3, _per_token(device_j)),
     Figure("work_j_per_token", "of it compute", "mJ", 1e3, _per_token(work_j)),
     Figure("rest_j_per_token", "of it waiting", "mJ", 1e3, _per_token(rest_j)),
-    Figure("radio_j_per_token", "of it radio", "mJ", 1e3, _per_token(of("radio_j"))),
+    Figure("radio_j_per_token", "radio, modelled", "mJ", 1e3, _per_token(of("radio_j"))),
     Figure("engine_s_per_token", "edge engine per token", "ms", 1e3, _per_token(of("engine_s"))),
     Figure("sessions_per_edge", "sessions of one edge", "", 1, ratio(of("wall_s"), of("engine_s")),
            less_is_better=False),

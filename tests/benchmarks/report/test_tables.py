@@ -34,6 +34,11 @@ def test_the_figures_of_every_arm() -> None:
     assert "device energy per token, mJ" not in table.heads
 
 
+def test_the_radio_s_joules_are_called_modelled_where_they_stand_alone() -> None:
+    table = figure_table(group(at(20, radio_j=0.011)))
+    assert table.rows[0][table.heads.index("radio, modelled, mJ")].text == "1.00"
+
+
 def test_the_csv_holds_si_units_and_intervals() -> None:
     cells = group(at(20, 1.0, energy_kind="modelled", gross_j=1.1), at(55, **EDGE)).cells
     edge, ours = csv.DictReader(io.StringIO(csv_text(cells)))
