@@ -74,7 +74,7 @@ def key_of(record: Record) -> tuple[str, int, float, float]:
     settings = record.settings
     return (
         settings["arm"], settings["sessions"], settings["length_ratio"],
-        round(settings.get("arrivals_per_s", 0.0), 1),
+        settings.get("arrivals_per_s", 0.0),
     )  # fmt: skip
 
 
@@ -115,7 +115,7 @@ def markdown(records: Sequence[Record], limits_s: Sequence[float]) -> str:
     lines = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
     for key, figures in found.items():
         alike = [record.results for record in repeats[key]]
-        cells = [_name(key), str(key[1]) if not key[3] else f"{key[3]:g} answers/s"]
+        cells = [_name(key), str(key[1]) if not key[3] else f"{key[3]:.3g} answers/s"]
         cells.append(Spread.of(results["rounds_per_s"] for results in alike).shown(1, 0))
         for _, names, scale, form in _COLUMNS:
             of = (names,) if isinstance(names, str) else names

@@ -134,6 +134,13 @@ def test_sessions_held_are_records_too() -> None:
     assert not [*held(several, (0.001,))]
 
 
+def test_slow_arrivals_are_no_closed_loop() -> None:
+    """Answers of a thousand tokens arrive once in half a minute."""
+    text = markdown([*runs("split"), *runs("split", arrivals_per_s=0.0333)], ())
+    assert "| split | 32 | 200 [180–240] |" in text
+    assert "| split | 0.0333 answers/s | 200 [180–240] |" in text
+
+
 def test_the_report_says_whose_time_per_token_leaves_out_the_device() -> None:
     text = markdown([*runs("split"), *runs("edge+draft")], (0.01,))
     assert "split: sessions held within a time per token (the edge's part alone, at" in text
