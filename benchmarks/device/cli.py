@@ -207,6 +207,7 @@ def _measure_energy(
     with contextlib.closing(meter):
         found = measure.energy(arm, meter, plan, ENERGY_S)
     measured.joules_per_token, measured.idle_w = found
+    measured.meter = meter.facts
 
 
 def _meter() -> EnergyMeter | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from benchmarks.device.arms import ArmProcess
-from device_runtime.energy.meter import EnergyMeter
+from device_runtime.energy.meter import EnergyMeter, MeterFacts
 from device_runtime.energy.recording import Recording
 
 OWN_KINDS = ("bare", "drafting", "outside")
@@ -49,6 +49,7 @@ class Measured:
     starts_s: list[float] = field(default_factory=list)
     joules_per_token: dict[int, float] = field(default_factory=dict)
     """By context; empty without a meter."""
+    meter: MeterFacts | None = None
     idle_w: float | None = None
 
 

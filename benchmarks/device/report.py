@@ -140,12 +140,16 @@ def _own(run: Run) -> Iterator[str]:
         starts = Spread.of(run.measured.starts_s)
         yield f"First token {starts.shown(1, 2)} s after the start of the process, disk warm."
         yield ""
-    joules = run.measured.joules_per_token
-    if not joules:
+    meter = run.measured.meter
+    if meter is None:
         yield "Energy: no meter on this machine."
     else:
-        each = ", ".join(f"{own * 1e3:.1f} at {context}" for context, own in joules.items())
-        yield f"Energy: mJ per token {each}, gross; idle {run.measured.idle_w:.1f} W."
+        joules = run.measured.joules_per_token.items()
+        each = ", ".join(f"{own * 1e3:.1f} at {context}" for context, own in joules)
+        yield (
+            f"Energy: mJ per token {each}, gross; idle {run.measured.idle_w:.1f} W "
+            f"({meter.kind} at {meter.point}, {meter.name}: {meter.covers})."
+        )
     yield ""
 
 
@@ -186,6 +190,10 @@ def _own_values(run: Run, r: Round) -> dict[str, Any]:
         starts_s = run.measured.starts_s
         values["start_s"] = statistics.median(starts_s) if starts_s else None
         values["j_per_token"] = run.measured.joules_per_token.get(r.context)
+        if (meter := run.measured.meter) is not None:
+            values |= {
+                "energy_kind": meter.kind, "energy_meter": meter.name, "energy_point": meter.point,
+            }  # fmt: skip
     return values
 
 

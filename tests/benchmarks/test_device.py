@@ -165,7 +165,9 @@ def measured(*names: str) -> Measured:
         for number in range(2)
         for name in names
     ]
-    return Measured(rounds, [1e-10], [0.7], joules_per_token={32: 0.02}, idle_w=1.0)
+    return Measured(
+        rounds, [1e-10], [0.7], joules_per_token={32: 0.02}, idle_w=1.0, meter=Meter.facts
+    )
 
 
 def run_of(*names: str, spinning: bool = True) -> report.Run:
@@ -330,7 +332,17 @@ def test_joules_are_metered_at_the_context_that_their_row_names() -> None:
     told = {row["context_tokens"]: row["j_per_token"] for row in report.records(run)}
     assert told == joules
     run.measured.joules_per_token = {32: 0.02, 2048: 0.0312}
-    assert "Energy: mJ per token 20.0 at 32, 31.2 at 2048, gross" in "\n".join(report.markdown(run))
+    text = "\n".join(report.markdown(run))
+    assert "Energy: mJ per token 20.0 at 32, 31.2 at 2048, gross; idle 1.0 W (measured at " in text
+
+
+def test_joules_say_that_they_were_measured_by_what_and_where() -> None:
+    run = run_of(models.OWN, "llama.cpp")
+    row, peer_row = (cli._record({}, row) for row in list(report.records(run))[2:])
+    names = ("energy_kind", "energy_meter", "energy_point")
+    assert [row.results[name] for name in names] == ["measured", "fake", "board_input"]
+    assert not peer_row.results.keys() & {*names, "j_per_token"}
+    assert "(measured at board_input, fake: everything)." in "\n".join(report.markdown(run))
 
 
 def test_tokens_are_written_again_after_the_same_prompt(
