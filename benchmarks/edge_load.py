@@ -256,11 +256,10 @@ async def _accounts(http: aiohttp.ClientSession, url: str) -> dict[str, Any]:
 
 
 def _difference(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
-    """Totals of the time between; lists hold what came in it, states stand as they are."""
-    standing = ("cache_bytes", "num_sessions", "rss_bytes")
+    """Totals of the time between; lists hold what came in it, the memory stands as it is."""
 
     def between(name: str) -> Any:
-        if name in standing:
+        if name == "rss_bytes":
             return after[name]
         if isinstance(after[name], list):
             return after[name][len(before[name]) :]

@@ -53,9 +53,8 @@ class Accounts:
     batch_tokens: list[int] = field(default_factory=list)
     batch_s: list[float] = field(default_factory=list)
     waited_s: list[float] = field(default_factory=list)
-    cache_bytes: int = 0
-    """Of the blocks that sessions hold, draft model's included."""
-    num_sessions: int = 0
+    session_cache_bytes: list[float] = field(default_factory=list)
+    """Of the blocks that a session holds after a batch, on average; draft model's included."""
     rss_bytes: int = 0
 
 
@@ -139,6 +138,8 @@ def probed(config: EdgeConfig) -> tuple[web.Application, dict[str, object]]:
         accounts.batch_tokens.append(ran.num_tokens)
         accounts.batch_s.append(ran.seconds)
         accounts.waited_s.extend(done.waited_s for done in ran.done)
+        held_bytes = sum(engine.held_bytes() for engine in engines)
+        accounts.session_cache_bytes.append(held_bytes / max(1, len(app[EDGE].registry)))
         told(ran)
 
     for scheduler, engine in zip(schedulers, engines, strict=True):
@@ -146,8 +147,6 @@ def probed(config: EdgeConfig) -> tuple[web.Application, dict[str, object]]:
 
     async def answer(_: web.Request) -> web.Response:
         accounts.loop_cpu_s = time.thread_time()
-        accounts.cache_bytes = sum(engine.held_bytes() for engine in engines)
-        accounts.num_sessions = len(app[EDGE].registry)
         accounts.rss_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         return web.json_response(asdict(accounts))
 

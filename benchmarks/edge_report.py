@@ -50,7 +50,7 @@ def values_of(heard: Heard) -> dict[str, Any]:
             (accounts["loop_cpu_s"] - accounts["law_cpu_s"]) / judged if judged else None
         ),
         "law_cpu_s_per_round": accounts["law_cpu_s"] / judged if judged else None,
-        "cache_bytes_per_session": accounts["cache_bytes"] / max(1, accounts["num_sessions"]),
+        "cache_bytes_per_session": _mean(accounts["session_cache_bytes"]),
         "rss_bytes": accounts["rss_bytes"],
         "answers_flipped": heard.num_flipped,
         "answers_refused": heard.num_refused,

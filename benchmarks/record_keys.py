@@ -139,7 +139,7 @@ REGISTRY: Mapping[str, Key] = MappingProxyType({
     "engine_busy": _result(float, "1", "share of the time with a batch in the engine"),
     "server_cpu_s_per_round": _result(float, "s", "event loop's, without logits to law"),
     "law_cpu_s_per_round": _result(float, "s", "logits to law"),
-    "cache_bytes_per_session": _result(float, "bytes", "of blocks held"),
+    "cache_bytes_per_session": _result(float, "bytes", "of blocks held, mean over batches"),
     "rss_bytes": _result(int, "bytes", "of the edge, the most so far"),
     "answers_flipped": _result(int, "1", "replayed answers that rounding turned another way"),
     "answers_refused": _result(int, "1", "answers that found no session or an error"),

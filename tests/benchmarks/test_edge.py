@@ -41,7 +41,7 @@ from edge_server.edge_draft import DraftingEngine
 ACCOUNTS = {
     "loop_cpu_s": 3.0, "law_cpu_s": 1.0, "num_laws": 900, "engine_s": 5.0, "num_judged": 400,
     "batch_jobs": [4, 8], "batch_tokens": [20, 40], "batch_s": [0.01, 0.03],
-    "waited_s": [0.001, 0.002, 0.003], "cache_bytes": 4096, "num_sessions": 4, "rss_bytes": 10,
+    "waited_s": [0.001, 0.002, 0.003], "session_cache_bytes": [512, 2560, 0], "rss_bytes": 10,
 }  # fmt: skip
 
 
@@ -65,9 +65,9 @@ def test_laws_are_the_engine_s_time_wherever_they_are_made_and_not_the_server_s(
 
 
 def test_accounts_of_a_time_are_differences_of_totals_and_ends_of_lists() -> None:
-    before = {"engine_s": 1.0, "batch_jobs": [1, 2], "cache_bytes": 7, "num_sessions": 1}
-    after = {"engine_s": 1.5, "batch_jobs": [1, 2, 3], "cache_bytes": 9, "num_sessions": 2}
-    expected = {"engine_s": 0.5, "batch_jobs": [3], "cache_bytes": 9, "num_sessions": 2}
+    before = {"engine_s": 1.0, "batch_jobs": [1, 2], "rss_bytes": 7}
+    after = {"engine_s": 1.5, "batch_jobs": [1, 2, 3], "rss_bytes": 9}
+    expected = {"engine_s": 0.5, "batch_jobs": [3], "rss_bytes": 9}
     assert _difference(before, after) == expected
 
 
