@@ -66,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
     """Measure, print the table, write results.jsonl and table.md; exit code 0."""
     console = Console(highlight=False, stderr=True, quiet=args.json)
     plan = "quick" if args.quick else "full"
+    args.out.mkdir(parents=True, exist_ok=True)
     pair = collect_rows(NUM_TOKENS[plan])
     vocabularies = args.vocabulary or VOCABULARIES
     wanted = [(num_ids, name) for num_ids in vocabularies for name in SAMPLINGS]
@@ -78,7 +79,6 @@ def run(args: argparse.Namespace) -> int:
         for num_ids in progress.track(swept_sizes, description="trying grids"):
             swept += _swept(pair, num_ids, NUM_SWEPT[plan])
     values = list(_values(cells))
-    args.out.mkdir(parents=True, exist_ok=True)
     facts = collect()
     lines = [*values, *(one.values() for one in swept)]
     markdown = "\n".join([*tables(values), "", *table(swept)])

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from benchmarks.demo import PAIR
 from benchmarks.prompts import PROMPTS
-from benchmarks.wide_vocabulary import WideVocabulary
+from benchmarks.wide_vocabulary import widened
 from device_runtime.protocol.edge_states import Job
 from device_runtime.protocol.law import ArrayLaw
 from device_runtime.protocol.sampling import Sampling, to_law
@@ -37,7 +37,7 @@ class PairRows:
 
     def laws(self, num_ids: int, sampling: Sampling) -> Iterator[tuple[ArrayLaw, ArrayLaw]]:
         """(p, q) at every place, widened to `num_ids` if the pair has fewer."""
-        wide = WideVocabulary(self.num_own, num_ids) if num_ids > self.num_own else None
+        wide = widened(self.num_own, num_ids)
         for place in np.random.default_rng(0).permutation(len(self.llm)):
             of_p, of_q = self.llm[place], self.slm[place]
             if wide is not None:

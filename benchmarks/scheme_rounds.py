@@ -7,7 +7,6 @@ answers are written in step, so that the LLM judges their blocks in one pass.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 from benchmarks.scheme_watch import Measured, Rows, TimedSession, TimesLaws, Watched
 from benchmarks.stopwatch import Stopwatch
-from benchmarks.wide_vocabulary import WideDrafter, WideVocabulary
+from benchmarks.wide_vocabulary import WideDrafter, widened
 from device_runtime.drafter import Drafter
 from device_runtime.lossy import Method
 from device_runtime.protocol.device_session import Generation
@@ -38,7 +37,7 @@ class LocalPair:
         """drafters: one for each answer that is written in step."""
         self.engine = engine
         self.num_ids = num_ids
-        self.wide = _wide_vocabulary(num_own, num_ids) if num_ids > num_own else None
+        self.wide = widened(num_own, num_ids)
         self._drafters = [WideDrafter(d, self.wide) if self.wide else d for d in drafters]
 
     def measure(
@@ -74,11 +73,6 @@ class LocalPair:
             parents = self.wide.parents
             jobs = [(s, Job(tuple(parents(j.tokens).tolist()), j.num_rows)) for s, j in jobs]
         return [rows.numpy() for rows in self.engine.logits(jobs)]
-
-
-@lru_cache(maxsize=1)
-def _wide_vocabulary(num_own: int, num_ids: int) -> WideVocabulary:
-    return WideVocabulary(num_own, num_ids)
 
 
 class Answer:

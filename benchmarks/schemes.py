@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from benchmarks.counts import check_count
 from benchmarks.demo import PAIR, exported_slm
 from benchmarks.machine import collect
 from benchmarks.marked import replace_marked
@@ -89,10 +90,12 @@ def run(args: argparse.Namespace) -> int:
         for name in args.sampling or SAMPLINGS
         for scheme in args.scheme or METHODS
     ]
+    if args.jobs:
+        check_count("--jobs", args.jobs)
+    args.out.mkdir(parents=True, exist_ok=True)
     bundle = exported_slm(console)
     cells = _measure(bundle, wanted, QUICK if args.quick else FULL, args.jobs, console)
     values = [values_of(cell, GAMMA) for cell in cells]
-    args.out.mkdir(parents=True, exist_ok=True)
     facts = collect()
     table = "\n".join(markdown(values))
     keep(args.out, [Record.of("schemes", facts, line) for line in values], table)

@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
+from benchmarks.counts import check_count
 from benchmarks.demo import PAIR
 from benchmarks.machine import collect
 from benchmarks.progress import progress_bar
@@ -113,6 +114,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Export, measure, print the table, write results.jsonl and table.md; exit code 0."""
     console = Console(highlight=False, stderr=True, quiet=args.json)
+    check_count("--tokens", args.tokens)
+    check_count("--threads", args.threads)
+    args.out.mkdir(parents=True, exist_ok=True)
     kinds = ("fp32", *(args.weights or DEFAULT_KINDS))
     with tempfile.TemporaryDirectory(prefix="bench-weights-") as scratch:
         costs = [_export(args, kind, Path(scratch, kind), console) for kind in kinds]
@@ -121,7 +125,6 @@ def run(args: argparse.Namespace) -> int:
         text = _read(args.text, Path(scratch, "fp32"), args.tokens, size)
         _measure(costs, text.windows, target, console)
     values = [_values(cost, costs[0], args, text) for cost in costs]
-    args.out.mkdir(parents=True, exist_ok=True)
     facts = collect()
     table = "\n".join(markdown(values))
     keep(args.out, [Record.of("weights", facts, line) for line in values], table)

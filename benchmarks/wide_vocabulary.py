@@ -11,11 +11,13 @@ the further ids, spread over a long tail, as the rarely used tokens of a large v
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from device_runtime.drafter import Drafter
+from device_runtime.protocol.errors import ConfigError
 
 OFFSET_MEAN, OFFSET_STD, OWN_STD = 5.0, 1.5, 0.5
 
@@ -43,6 +45,16 @@ class WideVocabulary:
         """Logits (num_ids,) from the model's (num_own,)."""
         wide: NDArray[np.float32] = (logits[self._parents] - self._offsets[side]).astype(np.float32)
         return wide
+
+
+@lru_cache(maxsize=1)
+def widened(num_own: int, num_ids: int) -> WideVocabulary | None:
+    """None where num_ids are the model's own; ConfigError where they are fewer."""
+    if num_ids < num_own:
+        raise ConfigError(
+            f"a vocabulary of {num_ids} ids is less than the demo pair's own; give {num_own} or more"
+        )
+    return WideVocabulary(num_own, num_ids) if num_ids > num_own else None
 
 
 class WideDrafter:

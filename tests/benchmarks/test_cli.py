@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -64,3 +65,39 @@ def test_a_wrong_name_of_a_link_is_one_line(
 ) -> None:
     assert main(["bench", "run", "--quick", "--link", "lan", "--out", str(tmp_path)]) == 1
     assert capsys.readouterr().err.startswith("tandem: no link profile 'lan'")
+
+
+@pytest.mark.parametrize(
+    ("name", "begins_with", "words"),
+    [
+        ("schemes", "exported_slm", ()),
+        ("packing", "collect_rows", ()),
+        ("weights", "_export", ("--text", __file__)),
+    ],
+)
+def test_a_folder_that_cannot_be_is_refused_before_anything_is_measured(
+    name: str, begins_with: str, words: tuple[str, ...], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    bench = importlib.import_module(BENCHES[name][0])
+    monkeypatch.setattr(bench, begins_with, lambda *_: pytest.fail("a measurement"))
+    (tmp_path / "file").touch()
+    assert main(["bench", name, *words, "--out", str(tmp_path / "file")]) == 1
+    assert "File exists" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "words"),
+    [
+        ("schemes", "--jobs", ()),
+        ("weights", "--tokens", ("--text", __file__)),
+        ("weights", "--threads", ("--text", __file__)),
+    ],
+)
+def test_counts_that_cannot_be_are_one_line(
+    name: str, option: str, words: tuple[str, ...], tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    assert main(["bench", name, *words, option, "-1", "--out", str(tmp_path / "out")]) == 1
+    assert f"{option} is -1; it must be 1 or more" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

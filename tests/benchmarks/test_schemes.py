@@ -32,6 +32,7 @@ from device_runtime.lossy import (
 )
 from device_runtime.protocol.device_session import Generation
 from device_runtime.protocol.edge_states import Job
+from device_runtime.protocol.errors import ConfigError
 from device_runtime.protocol.grid import Grid
 from device_runtime.protocol.randomness import device_coins
 from device_runtime.protocol.sampling import Sampling, to_law
@@ -91,6 +92,13 @@ def test_every_round_is_measured(scheme: str, num_ids: int) -> None:
         assert len(per_round) == rounds
     assert engine.num_passes < rounds + counts.more_requests  # answers are judged together
     assert all(0 <= chance <= 1 + 1e-9 for chance in found.expected + found.overlaps)
+
+
+def test_a_vocabulary_smaller_than_the_pair_s_is_refused() -> None:
+    engine: Any = Engine(random_table(NUM_OWN, 0))
+    assert LocalPair(engine, [], NUM_OWN, NUM_OWN).wide is None
+    with pytest.raises(ConfigError, match=r"a vocabulary of 23 ids .*; give 24 or more"):
+        LocalPair(engine, [], NUM_OWN, NUM_OWN - 1)
 
 
 def test_a_request_for_more_belongs_to_its_round() -> None:
