@@ -12,11 +12,12 @@ import argparse
 import json
 import os
 import random
+import signal
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import lru_cache
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 
 import torch
@@ -124,10 +125,18 @@ def _measure(
         ProcessPoolExecutor(jobs, get_context("spawn"), _one_thread) as pool,
     ):
         task = progress.add_task("measuring", total=len(wanted))
+        # Workers inherit what is blocked: Ctrl-C comes to this process alone, which ends them.
+        own_mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         futures = {pool.submit(_cell, bundle, *wanted[i], plan): i for i in order}
-        for future in as_completed(futures):
-            cells[futures[future]] = future.result()
-            progress.advance(task)
+        try:
+            signal.pthread_sigmask(signal.SIG_SETMASK, own_mask)
+            for future in as_completed(futures):
+                cells[futures[future]] = future.result()
+                progress.advance(task)
+        except BaseException:
+            for worker in active_children():
+                worker.terminate()
+            raise
     return [cells[i] for i in range(len(wanted))]
 
 

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -99,6 +104,34 @@ def test_a_vocabulary_smaller_than_the_pair_s_is_refused() -> None:
     assert LocalPair(engine, [], NUM_OWN, NUM_OWN).wide is None
     with pytest.raises(ConfigError, match=r"a vocabulary of 23 ids .*; give 24 or more"):
         LocalPair(engine, [], NUM_OWN, NUM_OWN - 1)
+
+
+SLOW = "import time\ndef cell(*_): time.sleep(60)\n"
+INTERRUPTED = """
+import slow
+from benchmarks import schemes
+from device_runtime.cli import main
+wait = schemes.as_completed
+def started(futures):
+    print("started", flush=True)
+    return wait(futures)
+schemes.as_completed, schemes.exported_slm, schemes._cell = started, lambda _: None, slow.cell
+main(["bench", "schemes", "--quick", "--jobs", "2"])
+"""
+
+
+def test_an_interrupt_ends_all_processes_with_one_line(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(SLOW, encoding="utf-8")
+    root = str(Path(__file__).parents[2])
+    with subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED], cwd=tmp_path, env={**os.environ, "PYTHONPATH": root},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    ) as bench:  # fmt: skip
+        assert bench.stdout is not None and bench.stdout.readline() == "started\n"
+        time.sleep(1)  # the workers import what they need
+        os.killpg(bench.pid, signal.SIGINT)  # as a terminal does
+        said = bench.communicate(timeout=50)[1]
+    assert said.splitlines()[-1] == "tandem bench: interrupted" and "Traceback" not in said
 
 
 def test_a_request_for_more_belongs_to_its_round() -> None:
