@@ -169,8 +169,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--scheme", choices=sorted(SCHEMES), default=DEFAULT_SCHEME, help="of the split arm")
     add("--gamma", type=int, default=4, help="draft length of both drafting arms (default: 4)")
     add("--max-tokens", type=int, help="length of every answer (default: 64; with --quick 32)")
-    add("--think-ms", type=float, default=0.0,
-        help="device and link between a verdict and the next block (default: 0)")  # fmt: skip
+    add("--think-ms", type=float, help="device and link between a verdict and the next block "
+        "(default: 0; of the map 140)")  # fmt: skip
     add("--device", choices=DEVICES, default="auto", help="of the edge (default: auto)")
     add("--dtype", choices=("auto", *DTYPES), default="auto", help="of the edge (default: auto)")
     add("--replicas", type=int, default=1, help="of the edge's model, on a CPU (default: 1)")
@@ -198,7 +198,8 @@ def run(args: argparse.Namespace) -> int:
     if args.gpu_floors:
         records, text, is_kept = edge_floors.run(args.out, console)
     elif args.map:
-        records, text = edge_map.run(args.out, console, quick=args.quick, dtype=args.dtype)
+        _plan(args)  # refuses what cannot be
+        records, text = edge_map.run(args, console)
     else:
         records, text = _sessions(args, console)
     keep(args.out, records, text)
@@ -222,7 +223,8 @@ def _sessions(args: argparse.Namespace, console: Console) -> tuple[list[Record],
         "num_threads": args.threads or max(1, (len(os.sched_getaffinity(0)) - 1) // args.replicas),
     }  # fmt: skip
     bundle = exported_slm(console)
-    bench = Bench(plan, settings, args.scheme, args.gamma, args.think_ms / 1e3, bundle, traces)
+    think_s = (args.think_ms or 0.0) / 1e3
+    bench = Bench(plan, settings, args.scheme, args.gamma, think_s, bundle, traces)
     if not traces:
         bench.record_traces()
         if terms:
@@ -250,7 +252,7 @@ def _plan(args: argparse.Namespace) -> Plan:
     check_count("--replicas", args.replicas)
     if args.threads:
         check_count("--threads", args.threads)
-    if not 0 <= args.think_ms < math.inf:
+    if args.think_ms is not None and not 0 <= args.think_ms < math.inf:
         raise ConfigError(f"--think-ms is {args.think_ms}; it must be 0 or more")
     for num_sessions in args.sessions or ():
         check_count("--sessions", num_sessions)

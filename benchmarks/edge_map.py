@@ -8,13 +8,14 @@ per token keeps the limit. What devices and links take is a parameter.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rich.console import Console
 
+from benchmarks.analytic import tokens_per_round
 from benchmarks.demo import PAIR
 from benchmarks.edge_replay import drafting_s, stream_s, verify_s
 from benchmarks.machine import collect
@@ -41,8 +42,7 @@ class Setting:
     @property
     def tokens_per_round(self) -> float:
         """Committed on average: (1 − α^(γ+1)) / (1 − α) (Leviathan et al. 2023, eq. 1)."""
-        alpha = min(self.alpha, 1 - 1e-9)
-        return float((1 - alpha ** (self.gamma + 1)) / (1 - alpha))
+        return tokens_per_round(self.alpha, self.gamma)
 
 
 @dataclass(frozen=True)
@@ -152,21 +152,24 @@ def records(found: Sequence[Cost], setting: Setting, facts: dict[str, Any]) -> l
     ]  # fmt: skip
 
 
-def run(out: Path, console: Console, *, quick: bool, dtype: str) -> tuple[list[Record], str]:
-    """The map of the demo pair on this machine."""
+def run(args: argparse.Namespace, console: Console) -> tuple[list[Record], str]:
+    """The map of the demo pair on this machine; args: those of `tandem bench edge`, checked."""
     from benchmarks.edge_picture import draw_map
 
     pair = EdgeConfig(
-        model=str(PAIR / "llm"), edge_draft=str(PAIR / "slm"), dtype=dtype, cache_gib=2.0
-    )
+        model=str(PAIR / "llm"), edge_draft=str(PAIR / "slm"), device=args.device,
+        dtype=args.dtype, cache_gib=2.0,
+    )  # fmt: skip
     (engine,) = start(pair, in_processes=False).engines()  # whose passes alone are timed
     assert isinstance(engine, DraftingEngine)
-    out.mkdir(parents=True, exist_ok=True)
-    contexts = (64, 512) if quick else (32, 128, 256, 512, 768, 960)
-    sessions = (1, 8, 32) if quick else (1, 2, 4, 8, 16, 32, 64)
+    args.out.mkdir(parents=True, exist_ok=True)
+    contexts = (64, 512) if args.quick else (32, 128, 256, 512, 768, 960)
+    sessions = args.sessions or ((1, 8, 32) if args.quick else (1, 2, 4, 8, 16, 32, 64))
     limits_s = (0.01, 0.02, 0.05, 0.1, 0.2)
-    setting = Setting()
+    setting = Setting(gamma=args.gamma)
+    if args.think_ms is not None:
+        setting = replace(setting, think_s=args.think_ms / 1e3)
     with console.status("timing batches …"):
         found = costs(engine, contexts, sessions, setting)
-    draw_map(winners(found, contexts, limits_s), contexts, limits_s, out / "map.png")
+    draw_map(winners(found, contexts, limits_s), contexts, limits_s, args.out / "map.png")
     return records(found, setting, collect()), markdown(found, contexts, limits_s, setting)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import edge, edge_floors, edge_replay
+from benchmarks import edge, edge_floors, edge_map, edge_replay
 from benchmarks.edge_floors import Floor, Plan, gain_floor
 from benchmarks.edge_load import (
     Heard,
@@ -229,6 +229,28 @@ def test_the_map_names_the_cheapest_arm_that_keeps_the_limit() -> None:
         ["split"],
     ]
     assert best(found, "edge", 64, 0.005) == found[0]
+
+
+def test_the_map_is_of_the_device_and_link_that_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[Any, ...]] = []
+
+    class Started:
+        def engines(self) -> list[object]:
+            return [object.__new__(DraftingEngine)]
+
+    def found(_: object, contexts: Any, sessions: Any, setting: Setting) -> list[Cost]:
+        asked.append((tuple(sessions), setting.gamma, setting.think_s))
+        return []
+
+    monkeypatch.setattr(edge_map, "start", lambda *_, **__: Started())
+    monkeypatch.setattr(edge_map, "costs", found)
+    words = ["bench", "edge", "--map", "--out", str(tmp_path)]
+    assert main([*words, "--gamma", "6", "--think-ms", "40", "--sessions", "16"]) == 0
+    assert main([*words, "--quick"]) == 0
+    assert asked == [((16,), 6, 0.04), ((1, 8, 32), 4, 0.14)]
+    assert main([*words, "--think-ms", "-1"]) == 1
 
 
 def test_expected_tokens_of_a_round() -> None:
