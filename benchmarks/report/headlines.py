@@ -214,7 +214,10 @@ def _traffic(groups: Sequence[Group], arm: str) -> Iterator[Headline]:
 
 
 def _middles(groups: Sequence[Group], figure: str, arm: str) -> dict[str, Estimate]:
-    """Of every lossless arm, repeat by repeat the median over the groups that measured `arm`."""
+    """Of every lossless arm, repeat by repeat the median over the groups that measured `arm`.
+
+    Arms that some of these groups lack are left out: theirs would be medians over other links.
+    """
     found: dict[str, list[Estimate]] = {}
     for group in groups:
         known = [c for c in group.cells if c.is_lossless and figure in c.estimates]
@@ -227,6 +230,7 @@ def _middles(groups: Sequence[Group], figure: str, arm: str) -> dict[str, Estima
             for repeat in zip(*(estimate.values for estimate in estimates), strict=False)
         ])
         for name, estimates in found.items()
+        if len(estimates) == len(found[arm])
     }  # fmt: skip
 
 
