@@ -75,11 +75,6 @@ class Trace:
         """Committed in all."""
         return sum(exchange.num_tokens for exchange in self.exchanges)
 
-    @property
-    def num_rounds(self) -> int:
-        """Exchanges after the beginning."""
-        return len(self.exchanges) - 1
-
 
 class RecordingLink(EdgeLink):
     """A link that writes down what crosses it."""

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.packing_contenders import LOG_GRID
+from benchmarks.scheme_lossy import dense
 from device_runtime.protocol.grid import GRID
-from device_runtime.protocol.law import ArrayLaw, Floats, overlap
+from device_runtime.protocol.law import ArrayLaw, overlap
 from device_runtime.protocol.schemes import SCHEMES
 from device_runtime.protocol.schemes.dssd import residual
 from device_runtime.protocol.schemes.packed import DssdPacked
@@ -61,15 +62,9 @@ def row_error(p: ArrayLaw, q: ArrayLaw, num_ids: int, dtype: str) -> float:
     The token is accepted with min(1, p/q̂), q̂ being q(x) as a 32-bit float; R times the residual of the
     rounded row follows.
     """
-    of_p, of_q = _dense(p, num_ids), _dense(q, num_ids)
+    of_p, of_q = dense(p, num_ids), dense(q, num_ids)
     sent = of_q.astype(np.float32).astype(np.float64)
     kept = of_q * np.minimum(1.0, np.divide(of_p, sent, out=np.ones(num_ids), where=sent > 0))
     rounded = residual(of_p.astype(dtype).astype(np.float64), q)
-    emitted = kept + max(0.0, 1 - float(kept.sum())) * _dense(rounded, num_ids)
+    emitted = kept + max(0.0, 1 - float(kept.sum())) * dense(rounded, num_ids)
     return float(np.abs(emitted - of_p).sum() / 2)
-
-
-def _dense(law: ArrayLaw, num_ids: int) -> Floats:
-    row = np.zeros(num_ids)
-    row[law.ids] = law.probs
-    return row

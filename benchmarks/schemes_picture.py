@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 
+from benchmarks.overhead import SEGMENT_PAYLOAD_BYTES
+from device_runtime.protocol.schemes import DEFAULT_SCHEME
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -28,9 +31,6 @@ THEMES: dict[str, Theme] = {
 }  # fmt: skip
 WAYS = {"down": (0.17, "o", True), "up": (-0.17, "D", False)}
 """Place beside the line, marker, and whether it is filled."""
-DEFAULT = "dssd-thinned"
-SEGMENT_BYTES = 1448
-"""Payload of one TCP segment."""
 COLUMNS = 3
 
 
@@ -137,12 +137,12 @@ def _dress(panel: Axes, schemes: Sequence[str], theme: Theme) -> None:
     panel.tick_params(axis="x", colors=theme["muted"], labelsize=8, length=0)
     panel.tick_params(axis="y", colors=theme["text"], labelsize=9, length=0)
     for label in panel.get_yticklabels():
-        if label.get_text() == DEFAULT:
+        if label.get_text() == DEFAULT_SCHEME:
             label.set_color(theme["marked"])
             label.set_fontweight("bold")
-    panel.axvline(SEGMENT_BYTES, color=theme["muted"], lw=0.8, ls=":", zorder=2)
+    panel.axvline(SEGMENT_PAYLOAD_BYTES, color=theme["muted"], lw=0.8, ls=":", zorder=2)
     panel.annotate(
-        "one TCP segment", (SEGMENT_BYTES, 1), xycoords=("data", "axes fraction"),
+        "one TCP segment", (SEGMENT_PAYLOAD_BYTES, 1), xycoords=("data", "axes fraction"),
         xytext=(3, 3), textcoords="offset points", color=theme["muted"], fontsize=7,
     )  # fmt: skip
     panel.grid(axis="x", color=theme["faint"], lw=0.6)

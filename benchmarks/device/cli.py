@@ -31,6 +31,7 @@ from benchmarks.device.models import (
 )
 from benchmarks.machine import collect
 from benchmarks.record import Record, keep
+from benchmarks.report.tables import csv_of
 from benchmarks.shapes import SHAPES
 from device_runtime.bundle import load_manifest
 from device_runtime.energy.find import KINDS, open_meter
@@ -97,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
     done = _measure(args, contenders, log, console)
     lines = "\n".join(report.markdown(done))
     rows = list(report.records(done))
-    (args.out / "results.csv").write_text(report.csv_text(rows), encoding="utf-8")
+    (args.out / "results.csv").write_text(csv_of(rows), encoding="utf-8")
     facts = collect()
     records = [_record(facts, row) for row in rows]
     keep(args.out, records, lines)

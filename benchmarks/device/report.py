@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -195,16 +193,6 @@ def _own_values(run: Run, r: Round) -> dict[str, Any]:
                 "energy_kind": meter.kind, "energy_meter": meter.name, "energy_point": meter.point,
             }  # fmt: skip
     return values
-
-
-def csv_text(rows: Sequence[dict[str, Any]]) -> str:
-    """The same values as a table; a value that does not apply is empty."""
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    out = io.StringIO()
-    writer = csv.DictWriter(out, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
 
 
 def _line(cells: Sequence[str]) -> str:

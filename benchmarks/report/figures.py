@@ -15,18 +15,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks.report.estimates import ENOUGH_REPEATS, coverage_note
+from benchmarks.run.parts import PARTS
 
 Results = Mapping[str, Any]
 Quantity = Callable[[Results], float | None]
 """Of one answer; None where it was not measured."""
 Formula = Callable[[Sequence[Results]], float | None]
 """Of the answers of a repeat."""
-
-ROUND_PARTS = (
-    "draft", "encode", "up", "queue", "verify", "judge", "down", "settle", "remainder",
-)  # fmt: skip
-"""Of a round, in the order they happen; `remainder` is what no clock covers."""
-
 
 _ENOUGH_GAPS = 300
 """Of which three are longer than the 99th percentile."""
@@ -202,7 +197,7 @@ _FIGURES = (
            ratio(of("more_requests"), of("rounds")), in_table=False),
     *(Figure(f"round_{part}_s", f"round: {part}", "ms", 1e3,
              ratio(_round_s(part), of("rounds")), in_table=False)
-      for part in ("wall", *ROUND_PARTS)),
+      for part in ("wall", *PARTS)),
 )  # fmt: skip
 FIGURES: Mapping[str, Figure] = MappingProxyType({figure.name: figure for figure in _FIGURES})
 """By name; those of the tables in the order of their columns."""

@@ -90,7 +90,11 @@ def interval(figure: Figure, estimate: Estimate) -> str:
 
 def csv_text(cells: Sequence[Cell]) -> str:
     """One row a cell, in SI units: settings, then median, low and high of every figure."""
-    rows = [_csv_row(cell) for cell in cells]
+    return csv_of([_csv_row(cell) for cell in cells])
+
+
+def csv_of(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Columns are the keys of all rows; a value that does not apply is empty."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     out = io.StringIO()
     writer = csv.DictWriter(out, columns, lineterminator="\n")

@@ -10,12 +10,13 @@ from matplotlib.axes import Axes
 
 from benchmarks.report.cells import Cell, Group
 from benchmarks.report.facts import meters
-from benchmarks.report.figures import FIGURES, ROUND_PARTS, digits
+from benchmarks.report.figures import FIGURES, digits
 from benchmarks.report.pictures.arms import BEST_ONLY, pictured, short
 from benchmarks.report.pictures.axis import set_scale, set_titles
 from benchmarks.report.pictures.canvas import rows
 from benchmarks.report.pictures.ink import SMALL_PT, TEXT_PT, colour, width_of
 from benchmarks.report.pictures.picture import LOSSY, Absent, Picture, Swatch
+from benchmarks.run.parts import PARTS
 
 ROW_PT = 20.0
 CUT = 3.0
@@ -58,10 +59,10 @@ def round_breakdown(group: Group) -> Picture | Absent:
     if not cells:
         return Absent(title, "no arm has timed rounds")
     cells.sort(key=lambda cell: cell.estimates["round_wall_s"].median)
-    parts = {part: f"round_{part}_s" for part in ROUND_PARTS}
+    parts = {part: f"round_{part}_s" for part in PARTS}
     bars = [Row(short(cell), _lengths(cell, parts), _round(cell)) for cell in cells]
     axes = _stacked(bars, "ms per round", "ms → tokens")
-    legend = [Swatch(part, part) for part in ROUND_PARTS]
+    legend = [Swatch(part, part) for part in PARTS]
     note = (
         "In the order they happen: blue on the device, orange on the link, green on the edge, grey is "
         "what no clock covers. Right: the round, and the tokens it commits."
