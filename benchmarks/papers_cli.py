@@ -74,9 +74,12 @@ def _num_ids(records: Sequence[Record], cells: Sequence[Cell]) -> int:
 
 
 def _ratios(records: Sequence[Record], groups: Sequence[Group]) -> Iterator[dict[str, Any]]:
-    """Per link, sampling and gamma: tokens per second, ours over the rivals, prompt by prompt."""
+    """Per link, sampling and gamma: tokens per second, ours over the rivals, prompt by prompt.
+
+    Of a ratio its median, an interval of that median, and how often such a one holds it.
+    """
     families = {cell.family for group in groups for cell in group.cells}
-    ours = next((family for family in OURS if family in families), None)
+    ours = next((family for family in OURS if family in families), OURS[0])
     for group in groups:
         for gamma in sorted({c.settings["gamma"] for c in group.cells if c.is_split}):
             own = [c for c in group.cells if c.is_split and c.settings["gamma"] == gamma]
@@ -87,9 +90,11 @@ def _ratios(records: Sequence[Record], groups: Sequence[Group]) -> Iterator[dict
                 line["edge"] = median(_speeds(records, edge).values())
             line |= {family: median(found.values()) for family, found in speeds.items()}
             for rival in RIVALS:
-                if ours in speeds and rival in speeds:
+                ratios = _paired(speeds.get(ours, {}), speeds.get(rival, {}))
+                if ratios:
+                    found = Estimate.of(ratios)
                     line["ours"] = ours
-                    line[f"over_{rival}"] = _paired(speeds[ours], speeds[rival])
+                    line[f"over_{rival}"] = found.median, found.low, found.high, found.coverage
             yield line
 
 
@@ -106,10 +111,9 @@ def _speeds(records: Sequence[Record], cell: Cell) -> dict[tuple[str, int], floa
 
 def _paired(
     ours: dict[tuple[str, int], float], theirs: dict[tuple[str, int], float]
-) -> tuple[float, float, float, float]:
-    """Median of the ratios, an interval of that median, and how often such a one holds it."""
-    found = Estimate.of([ours[key] / theirs[key] for key in sorted(ours.keys() & theirs.keys())])
-    return found.median, found.low, found.high, found.coverage
+) -> list[float]:
+    """Ours over theirs, of the same prompt and repeat."""
+    return [ours[key] / theirs[key] for key in sorted(ours.keys() & theirs.keys())]
 
 
 def _ratio_table(lines: Sequence[dict[str, Any]]) -> str:

@@ -61,6 +61,16 @@ def test_the_default_scheme_is_compared_though_another_was_faster(
     assert "coupled over dssd" in capsys.readouterr().out
 
 
+def test_arms_that_share_no_prompt_have_no_ratio(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "results.jsonl"
+    write(path, [*arm(20), *arm(30, prompt="another", **DSSD)])
+    assert main(["bench", "papers", str(path)]) == 0
+    ratios = [split(line) for line in capsys.readouterr().out.splitlines() if line[:5] == "| lte"]
+    assert ratios[0] == ["lte", "T=1", "4", "33.3", "50.0", "–", "–"]
+
+
 def split(line: str) -> list[str]:
     """The cells of a row, bars within them as they are written."""
     return [cell.strip() for cell in line.strip("| ").split(" | ")]
