@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import os
 import sys
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -146,8 +147,16 @@ class EdgeConfig:
             path = getattr(self, name)
             if path and not Path(path).is_file():
                 raise ConfigError(f"{name} is {path}, and there is no such file")
-        if self.trace_file and not Path(self.trace_file).parent.is_dir():
-            raise ConfigError(f"trace_file is {self.trace_file}, and there is no such folder")
+        trace = Path(self.trace_file)
+        if self.trace_file and not trace.parent.is_dir():
+            raise ConfigError(f"trace_file is {trace}, and there is no such folder")
+        if self.trace_file and not _is_writable(trace):
+            raise ConfigError(f"trace_file is {trace}, which cannot be written; name another file")
+
+
+def _is_writable(path: Path) -> bool:
+    """Whether this is a file, or may become one, that this process may write."""
+    return not path.is_dir() and os.access(path if path.exists() else path.parent, os.W_OK)
 
 
 def is_loopback(host: str) -> bool:

@@ -96,6 +96,8 @@ def test_files_that_are_named_must_be_there(tmp_path: Path) -> None:
         EdgeConfig(model="m", tokens_file=str(tmp_path / "none")).check_paths()
     with pytest.raises(ConfigError, match=r"trace_file is .*no such folder"):
         EdgeConfig(model="m", trace_file=str(tmp_path / "none" / "trace")).check_paths()
+    with pytest.raises(ConfigError, match=r"trace_file is .*cannot be written"):
+        EdgeConfig(model="m", trace_file=str(tmp_path)).check_paths()
     EdgeConfig(model="m", trace_file="trace").check_paths()
 
 
