@@ -32,7 +32,7 @@ from edge_server.openai_requests import MAX_BODY_BYTES
 from edge_server.openapi import describe_api
 from edge_server.replicas import Replicas
 from edge_server.scheduler import BusyError, Scheduler
-from edge_server.sessions import BUSY_RETRY_S, Registry
+from edge_server.sessions import Registry
 from edge_server.state import EDGE, Edge, Probes
 from edge_server.status import STATUS_PATH, Status
 from edge_server.tally import BatchTally
@@ -189,10 +189,11 @@ async def _session(request: web.Request) -> web.StreamResponse:
     config = edge.config
     if edge.draining:
         raise draining()
-    if len(edge.connections) >= 2 * config.max_sessions:
-        error = BusyError(f"{len(edge.connections)} connections are open", BUSY_RETRY_S)
+    try:
+        edge.check_connections(request[IDENTITY])
+    except BusyError as error:
         edge.metrics.refused(error)
-        raise error
+        raise
     socket = web.WebSocketResponse(
         timeout=_CLOSE_TIMEOUT_S,
         heartbeat=config.heartbeat_s,

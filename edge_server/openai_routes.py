@@ -75,7 +75,7 @@ async def _admitted(
     """A place for the completion comes first: parsing and tokenising a body are work, too."""
     edge = request.app[EDGE]
     try:
-        with edge.arriving():
+        with edge.arrival(request[IDENTITY]):
             body = await _body(request)
         if edge.draining:
             raise draining()

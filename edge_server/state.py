@@ -21,7 +21,7 @@ from edge_server.front import Front
 from edge_server.metrics import Metrics
 from edge_server.replicas import Replicas
 from edge_server.scheduler import BusyError
-from edge_server.sessions import Registry
+from edge_server.sessions import BUSY_RETRY_S, Registry
 from edge_server.status import GpuStatus, Status
 from edge_server.tally import BatchTally
 from edge_server.text import EdgeText
@@ -59,8 +59,8 @@ class Edge:
     """Those that write; a few more may still be read."""
     places: list[Identity] = field(default_factory=list)
     """Of completions: whose they are, from before their body is parsed until they are over."""
-    num_arriving: int = 0
-    """Bodies on their way."""
+    arriving: list[Identity] = field(default_factory=list)
+    """Of bodies on their way: whose they are."""
     closing: set[asyncio.Future[None]] = field(default_factory=set)
     """Connections being ended, because their bearer token is gone."""
     draining: bool = False
@@ -75,16 +75,27 @@ class Edge:
         """Whether new sessions are welcome."""
         return self.replicas.healthy and not self.draining
 
+    def check_connections(self, identity: Identity) -> None:
+        """BusyError where one more is too many: twice the sessions, as some are being resumed."""
+        config, clients = self.config, list(self.connections.values())
+        if 0 < 2 * config.max_sessions_per_token <= (own := clients.count(identity)):
+            raise RateError(f"{own} connections of this client are open", BUSY_RETRY_S)
+        if len(clients) >= 2 * config.max_sessions:
+            raise BusyError(f"{len(clients)} connections are open", BUSY_RETRY_S)
+
     @contextmanager
-    def arriving(self) -> Iterator[None]:
+    def arrival(self, identity: Identity) -> Iterator[None]:
         """While a body is on its way; BusyError where too many are: each may hold megabytes."""
-        if self.num_arriving >= 2 * self.config.max_completions:
-            raise BusyError(f"{self.num_arriving} bodies are on their way", _COMPLETION_RETRY_S)
-        self.num_arriving += 1
+        config = self.config
+        if 0 < 2 * config.max_completions_per_token <= (own := self.arriving.count(identity)):
+            raise RateError(f"{own} bodies of this client are on their way", _COMPLETION_RETRY_S)
+        if len(self.arriving) >= 2 * config.max_completions:
+            raise BusyError(f"{len(self.arriving)} bodies are on their way", _COMPLETION_RETRY_S)
+        self.arriving.append(identity)
         try:
             yield
         finally:
-            self.num_arriving -= 1
+            self.arriving.remove(identity)
 
     @contextmanager
     def place(self, identity: Identity) -> Iterator[None]:

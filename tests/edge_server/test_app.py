@@ -514,6 +514,20 @@ async def test_more_connections_than_twice_the_sessions_are_refused(serve: Serve
         await client.ws_connect(SESSION_PATH)
 
 
+async def test_the_connections_of_one_client_leave_room_for_those_of_others(
+    serve: Serve, tmp_path: Path
+) -> None:
+    (tmp_path / "tokens").write_text("\n".join(letter * 20 for letter in "ab"))
+    tokens = str(tmp_path / "tokens")
+    client = await serve(tokens_file=tokens, max_sessions=2, max_sessions_per_token=1)
+    alice, bob = ({"Authorization": f"Bearer {letter * 20}"} for letter in "ab")
+    for _ in range(2):
+        await client.ws_connect(SESSION_PATH, headers=alice)
+    with pytest.raises(WSServerHandshakeError, match="429"):
+        await client.ws_connect(SESSION_PATH, headers=alice)
+    await client.ws_connect(SESSION_PATH, headers=bob)
+
+
 async def test_a_full_queue_refuses_and_changes_nothing(serve: Serve, engine: TableEngine) -> None:
     client = await serve(max_queue=1)
     first, second = await connect(client), await connect(client)

@@ -540,11 +540,32 @@ async def test_bodies_on_their_way_are_limited(serve: Serve) -> None:
         await asyncio.sleep(5)
 
     slow = [asyncio.ensure_future(raw(served, trickle())) for _ in range(2)]
-    await until(lambda: served.edge.num_arriving == 2)
+    await until(lambda: len(served.edge.arriving) == 2)
     status, answer = await raw(served, b"{}")
     assert (status, answer["error"]["code"]) == (503, "overloaded")
     assert [status for status, _ in await asyncio.gather(*slow)] == [408, 408]
-    assert served.edge.num_arriving == 0
+    assert not served.edge.arriving
+
+
+async def test_the_bodies_of_one_client_leave_room_for_those_of_others(
+    serve: Serve, tmp_path: Path
+) -> None:
+    (tmp_path / "tokens").write_text("a" * 20 + "\n" + "b" * 20)
+    tokens = str(tmp_path / "tokens")
+    served = await serve(
+        tokens_file=tokens, max_completions=2, max_completions_per_token=1, send_timeout_s=1.0
+    )
+
+    async def trickle() -> AsyncIterator[bytes]:
+        yield b'{"model"'
+        await asyncio.sleep(5)
+
+    alice, bob = ({"Authorization": f"Bearer {letter * 20}"} for letter in "ab")
+    slow = [asyncio.ensure_future(raw(served, trickle(), **alice)) for _ in range(2)]
+    await until(lambda: len(served.edge.arriving) == 2)
+    assert (await raw(served, trickle(), **alice))[0] == 429
+    assert (await raw(served, b"{}", **bob))[0] == 400
+    assert [status for status, _ in await asyncio.gather(*slow)] == [408, 408]
 
 
 async def test_only_so_many_completions_run(serve: Serve, slow_engine: TableEngine) -> None:
