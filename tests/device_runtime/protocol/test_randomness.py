@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from device_runtime.protocol.grid import GRID
 from device_runtime.protocol.law import ArrayLaw, Floats, Ids
 from device_runtime.protocol.randomness import (
+    BELOW_ONE,
     Purpose,
+    UniformCoins,
     device_coins,
     edge_streams,
     keyed_coins,
@@ -106,10 +108,11 @@ def test_noise_of_an_id_does_not_depend_on_its_neighbours() -> None:
     assert shared_gumbel(1, 2, np.array([7, 9]))[1] == shared_gumbel(1, 2, np.array([9]))[0]
 
 
-def test_a_scaled_uniform_is_never_index_0() -> None:
-    """Index 0 would be accepted where p is 0."""
-    coins = device_coins(1)
-    assert min(coins.scaled(1e-12, GRID) for _ in range(100)) == 1
+@pytest.mark.parametrize(("uniform", "wanted"), [(0.0, 0.5), (0.5, 0.25), (BELOW_ONE, 2.0**-54)])
+def test_a_scaled_uniform_is_never_index_0(uniform: float, wanted: float) -> None:
+    """Index 0 would be accepted where p is 0, so the end of the unit interval that counts is 1."""
+    coins = UniformCoins(lambda count: np.full(count, uniform))
+    assert coins.scaled(0.5, GRID) == GRID.ceil_of(wanted) > 0
 
 
 def test_the_devices_coins_follow_from_their_seed() -> None:
