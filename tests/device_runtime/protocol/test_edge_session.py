@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -28,6 +29,7 @@ from device_runtime.protocol.messages import (
     Welcome,
     encode,
 )
+from device_runtime.protocol.randomness import Streams, edge_streams
 from device_runtime.protocol.sampling import Sampling
 from device_runtime.protocol.schemes import SCHEMES
 from device_runtime.protocol.schemes.base import Vocabulary
@@ -287,6 +289,14 @@ def test_a_repeated_round_gets_the_same_verdict_without_a_job() -> None:
     assert snapshot(session) == before
 
 
+def test_a_round_of_this_number_with_other_bytes_gets_no_verdict_on_the_first() -> None:
+    """Else drafts would stand that nobody judged."""
+    session = in_state(State.READY)
+    answer(session, a_round(RIGHT))
+    for other in (a_round(WRONG), a_round(), a_round(RIGHT, num_draws=1)):
+        assert refused(session, other) is ErrorCode.WRONG_ROUND
+
+
 def test_a_round_whose_verdict_was_lost_is_judged_again_after_resuming() -> None:
     session, undisturbed = in_state(State.READY), in_state(State.READY)
     message = a_round(RIGHT)
@@ -387,3 +397,30 @@ def test_more_draws_follow_a_rejection_only() -> None:
     assert same.body == verdict.body
     assert refused(session, more_draws(base=4)) is ErrorCode.WRONG_PREFIX
     assert refused(session, more_draws(epoch=1)) is ErrorCode.WRONG_ROUND
+
+
+def test_coins_are_those_of_the_generation_the_round_and_the_place() -> None:
+    """So another edge, of another version even, gives the same verdicts and further draws."""
+    asked: list[tuple[int, ...]] = []
+
+    def spied(*place: int) -> Streams:
+        asked.append(place)
+        return edge_streams(*place)
+
+    session = EdgeSession(FACTS, RESUME_TOKEN, spied)
+    thinned = SCHEMES["dssd-thinned"]
+    assert isinstance(thinned, DssdThinned)
+    answer(session, HELLO)
+    answer(session, replace(BEGIN, scheme_code=thinned.code, epoch=4, round_number=6))
+    answer(session, a_round(epoch=4, number=6))
+    assert asked == [(5, 4, 6, 3)]
+    text = tuple(session.tokens.ids)
+    here = {"base": 4, "prefix_hash": prefix_hash(text)}
+    bits = BitWriter()
+    bits.put(WRONG, Vocabulary(VOCAB).id_bits)
+    bits.put(thinned.grid.num_levels - 1, thinned.grid.index_bits)
+    answer(session, a_round(epoch=4, number=7, gamma=1, block=bits.getvalue(), **here))
+    answer(session, more_draws(epoch=4, round_number=7, **here))
+    assert asked[1:] == [(5, 4, 7, 4)] * 2
+    answer(session, Stream(2))
+    assert asked[3:] == [(5, 5, 0, 4), (5, 5, 0, 5)]
