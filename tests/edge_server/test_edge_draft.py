@@ -32,10 +32,10 @@ from edge_server.scheduler import Scheduler
 from tests.edge_server.conftest import CACHE_BYTES
 from tests.exact_law import EnumeratedStreams, enumerate_law
 from tests.runners import another
-from tests.table_model import TableRows, random_table, vocabulary_hash
+from tests.table_model import Table, TableRows, random_table, vocabulary_hash
 from tests.tiny_models import END_ID, NUM_TOKENS, tiny_model, with_noise
 
-VOCAB = 4
+VOCAB, CONTEXT_LEN = 4, 256
 P, Q = random_table(VOCAB, seed=1, spread=1.0), random_table(VOCAB, seed=2, spread=1.0)
 SAMPLED = Sampling(temperature=0.8, top_p=0.9)
 
@@ -43,11 +43,14 @@ SAMPLED = Sampling(temperature=0.8, top_p=0.9)
 class TableDrafting:
     """What `DraftingEngine` does, over tables."""
 
+    def __init__(self, drafter: Table = Q) -> None:
+        self._drafter = drafter
+
     def run(self, job: Job) -> Any:
         judging = job.judging
         assert judging is not None
         while not judging.is_full:
-            q = TableRows(Q, Job(judging.tokens, 1), VOCAB)
+            q = TableRows(self._drafter, Job(judging.tokens, 1), VOCAB)
             judging = judging.drafted(q.law(0, judging.sampling, judging.generated()))
         rows = TableRows(P, Job(judging.tokens, judging.num_rows), VOCAB)
         return job.read(DraftedRows(rows, judging) if judging.block else rows)
@@ -59,7 +62,9 @@ def streamed(
     num_ids: int = VOCAB, **settings: Any,
 ) -> list[tuple[int, ...]]:  # fmt: skip
     """The tokens of each message of a stream."""
-    facts = EdgeFacts("table", num_ids, vocabulary_hash, 256, end_ids, edge_gamma=edge_gamma)
+    facts = EdgeFacts(
+        "table", num_ids, vocabulary_hash, CONTEXT_LEN, end_ids, edge_gamma=edge_gamma
+    )
     session = EdgeSession(facts, bytes(16), **settings)
     session.receive(encode(Hello("test", num_ids)))
     begin = Begin(
@@ -131,10 +136,37 @@ def test_where_a_seed_decides_the_text_drafts_change_nothing(scheme: str) -> Non
     assert num_saved > 0
 
 
+@pytest.mark.parametrize("scheme", ["dssd-thinned", "coupled"])
+@pytest.mark.parametrize("sampling", [SAMPLED, Sampling(0.8, presence_penalty=1.0, top_k=3)])
+def test_all_drafts_of_a_model_like_the_llm_stand(scheme: str, sampling: Sampling) -> None:
+    """Whatever drafting takes for granted otherwise than judging costs drafts, and nothing else."""
+    drafting = TableDrafting(P)
+    for seed in range(10):
+        messages = streamed(drafting.run, 12, scheme, sampling, edge_gamma=3, seed=seed)
+        assert [len(ids) for ids in messages] == [4, 4, 4]
+
+
 def test_no_more_tokens_than_were_asked_for() -> None:
     for count in range(1, 8):
         text = flat(streamed(TableDrafting().run, count, "coupled", SAMPLED, edge_gamma=4))
         assert len(text) == count
+
+
+@pytest.mark.parametrize("num_left", [1, 2, 3, 6])
+def test_nothing_is_drafted_beyond_the_context(num_left: int) -> None:
+    longest = []
+
+    def run(job: Job) -> Any:
+        return TableDrafting().run(replace(job, read=lambda rows: told(job, rows)))
+
+    def told(job: Job, rows: Rows) -> Any:
+        longest.append(len(rows.judging.tokens) if isinstance(rows, DraftedRows) else 0)
+        return job.read(rows)
+
+    prompt = (1,) * (CONTEXT_LEN - num_left)
+    text = flat(streamed(run, 100, "coupled", SAMPLED, edge_gamma=4, prompt=prompt))
+    assert len(text) == num_left
+    assert max(longest) < CONTEXT_LEN
 
 
 # with real models
