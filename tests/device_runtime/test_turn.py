@@ -216,6 +216,15 @@ def test_logprobs_are_the_llms_own_at_temperature_1() -> None:
     assert known >= len(committed) - 1
 
 
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_text_with_logprobs_is_that_without_them(scheme: str) -> None:
+    """Their rows come before those that judge the block."""
+    texts = [
+        generate(*start(), begin(scheme, logprobs=logprobs), 4, 60)[0] for logprobs in (False, True)
+    ]
+    assert texts[0] == texts[1]
+
+
 def test_the_laws_of_a_block_lie_in_rooms_of_their_own_that_the_next_block_uses_again() -> None:
     """Otherwise a replacement would be drawn against another token's q, or every token allocate."""
     _, session, drafter = start(slm=random_table(400, 3), llm=random_table(400, 4))
