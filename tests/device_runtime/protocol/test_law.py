@@ -107,6 +107,12 @@ def test_a_uniform_on_the_border_of_two_ids_draws_the_second(dtype: type) -> Non
 
 
 @every_kind
+def test_each_share_of_the_unit_interval_contains_its_lower_end(laws: Laws) -> None:
+    law = laws.law(np.array([1.0, 0.0, 1.0, 2.0]))
+    assert law.draw(np.array([0.0, 0.25, 0.5])).tolist() == [0, 2, 3]
+
+
+@every_kind
 def test_overlap_is_the_shared_mass(laws: Laws) -> None:
     p, q = laws.law(np.array([1.0, 1.0, 2.0])), laws.law(np.array([0.0, 3.0, 1.0, 4.0]))
     assert overlap(p, q) == pytest.approx(1 / 4 + 1 / 8)
