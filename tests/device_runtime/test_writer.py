@@ -29,6 +29,13 @@ def an_answer(num_ids: int, mode: Mode = "split", scheme: str = "dsd", **more: A
     return Answer(device, WriteConfig(mode, scheme, 14, Sampling(), 10, **more), [1])
 
 
+def test_an_answer_with_tokens_that_no_edge_saw_is_not_lossless() -> None:
+    answer = an_answer(12, scheme="dssd-thinned")
+    assert answer.lossless
+    answer.counts.unverified += 1
+    assert not answer.lossless
+
+
 def test_a_gamma_that_would_burst_a_message_is_refused() -> None:
     with pytest.raises(ConfigError, match="gamma is 14; dsd sends a law"):
         an_answer(151_936)
