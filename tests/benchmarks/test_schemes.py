@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,8 @@ def test_a_vocabulary_smaller_than_the_pair_s_is_refused() -> None:
 
 SLOW = "import time\ndef cell(*_): time.sleep(60)\n"
 INTERRUPTED = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the tests run under
 import slow
 from benchmarks import schemes
 from device_runtime.cli import main
@@ -127,10 +130,14 @@ def test_an_interrupt_ends_all_processes_with_one_line(tmp_path: Path) -> None:
         [sys.executable, "-c", INTERRUPTED], cwd=tmp_path, env={**os.environ, "PYTHONPATH": root},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     ) as bench:  # fmt: skip
-        assert bench.stdout is not None and bench.stdout.readline() == "started\n"
-        time.sleep(1)  # the workers import what they need
-        os.killpg(bench.pid, signal.SIGINT)  # as a terminal does
-        said = bench.communicate(timeout=50)[1]
+        try:
+            assert bench.stdout is not None and bench.stdout.readline() == "started\n"
+            time.sleep(1)  # the workers import what they need
+            os.killpg(bench.pid, signal.SIGINT)  # as a terminal does
+            said = bench.communicate(timeout=50)[1]
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(bench.pid, signal.SIGKILL)
     assert said.splitlines()[-1] == "tandem bench: interrupted" and "Traceback" not in said
 
 
