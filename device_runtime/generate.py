@@ -44,8 +44,7 @@ async def write_split(
 ) -> AsyncGenerator[Piece, None]:
     """Draft on the device, verify on the edge, after the tokens the session holds.
 
-    When the answer is over, both token lists end where it ends, and the drafter's cache before that:
-    another generation may go on from there, with or without tokens in between.
+    When the answer is over, both token lists end where it ends: another generation may follow.
     times: where the clock's readings are collected. local_after_s: how long an answer may stay out
     before the SLM goes on alone (`edge_loss`); None: EdgeLostError ends it when the link gives up.
     """
