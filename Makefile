@@ -79,5 +79,5 @@ $(VENV)/.dev: $(VENV)/.demo
 $(DEVICE_VENV)/.device: pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear $(DEVICE_VENV)
 	$(DEVICE_VENV)/bin/python $(PIP_INSTALL) --editable '.[device]' \
-		pytest pytest-aiohttp pytest-xdist hypothesis onnx
+		pytest pytest-aiohttp pytest-xdist hypothesis onnx rich
 	@touch $@
