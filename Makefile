@@ -76,7 +76,7 @@ $(VENV)/.dev: $(VENV)/.demo
 	$(INSTALL) --editable '.[bench,dev]'
 	@touch $@
 
-$(DEVICE_VENV)/.device: pyproject.toml constraints.txt
+$(DEVICE_VENV)/.device: pyproject.toml constraints.txt Makefile
 	$(PYTHON) -m venv --clear $(DEVICE_VENV)
 	$(DEVICE_VENV)/bin/python $(PIP_INSTALL) --editable '.[device]' \
 		pytest pytest-aiohttp pytest-xdist hypothesis onnx rich
