@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -77,20 +77,17 @@ class Edge:
 
     def check_connections(self, identity: Identity) -> None:
         """BusyError where one more is too many: twice the sessions, as some are being resumed."""
-        config, clients = self.config, list(self.connections.values())
-        if 0 < 2 * config.max_sessions_per_token <= (own := clients.count(identity)):
-            raise RateError(f"{own} connections of this client are open", BUSY_RETRY_S)
-        if len(clients) >= 2 * config.max_sessions:
-            raise BusyError(f"{len(clients)} connections are open", BUSY_RETRY_S)
+        most = 2 * self.config.max_sessions, 2 * self.config.max_sessions_per_token
+        clients = list(self.connections.values())
+        _check_room(clients, identity, *most, "connections", "are open", BUSY_RETRY_S)
 
     @contextmanager
     def arrival(self, identity: Identity) -> Iterator[None]:
         """While a body is on its way; BusyError where too many are: each may hold megabytes."""
-        config = self.config
-        if 0 < 2 * config.max_completions_per_token <= (own := self.arriving.count(identity)):
-            raise RateError(f"{own} bodies of this client are on their way", _COMPLETION_RETRY_S)
-        if len(self.arriving) >= 2 * config.max_completions:
-            raise BusyError(f"{len(self.arriving)} bodies are on their way", _COMPLETION_RETRY_S)
+        most = 2 * self.config.max_completions, 2 * self.config.max_completions_per_token
+        _check_room(
+            self.arriving, identity, *most, "bodies", "are on their way", _COMPLETION_RETRY_S
+        )
         self.arriving.append(identity)
         try:
             yield
@@ -100,12 +97,8 @@ class Edge:
     @contextmanager
     def place(self, identity: Identity) -> Iterator[None]:
         """For one completion, before any work is done for it; BusyError if it may not begin now."""
-        config = self.config
-        own = self.places.count(identity)
-        if 0 < config.max_completions_per_token <= own:
-            raise RateError(f"{own} completions of this client run", _COMPLETION_RETRY_S)
-        if len(self.places) >= config.max_completions:
-            raise BusyError(f"{config.max_completions} completions run", _COMPLETION_RETRY_S)
+        most = self.config.max_completions, self.config.max_completions_per_token
+        _check_room(self.places, identity, *most, "completions", "run", _COMPLETION_RETRY_S)
         self.front.admit(identity, begins=True)
         self.places.append(identity)
         self.no_completions.clear()
@@ -141,6 +134,21 @@ class Edge:
             waiting=len(self.registry) - connected,
             sessions=() if identity is None else self.registry.statuses(identity),
         )
+
+
+def _check_room(
+    clients: Sequence[Identity], identity: Identity, most: int, most_own: int, things: str,
+    happen: str, retry_after_s: float,
+) -> None:  # fmt: skip
+    """RateError where this client, BusyError where all have as many things as may happen at a time.
+
+    clients: whose those are that happen; most_own: 0 sets no limit of its own.
+    """
+    own = clients.count(identity)
+    if 0 < most_own <= own:
+        raise RateError(f"{own} {things} of this client {happen}", retry_after_s)
+    if len(clients) >= most:
+        raise BusyError(f"{len(clients)} {things} {happen}", retry_after_s)
 
 
 EDGE = web.AppKey("edge", Edge)
