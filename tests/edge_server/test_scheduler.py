@@ -52,13 +52,21 @@ def start(*works: Awaitable[Any]) -> list[asyncio.Future[Any]]:
     return [asyncio.ensure_future(work) for work in works]
 
 
+async def at_work(
+    engine: TableEngine, scheduler: Scheduler[TableSlot], job: Job
+) -> list[asyncio.Future[Any]]:
+    """The job alone, begun: it keeps the engine until its gate is set."""
+    engine.gate.clear()
+    jobs = start(scheduler.run(scheduler.open(), job))
+    await until(lambda: len(engine.batches) == 1)
+    return jobs
+
+
 async def test_jobs_that_come_while_a_batch_runs_form_the_next_one() -> None:
     engine = TableEngine(ENGINE_TABLE)
     scheduler = a_scheduler(engine)
     async with serving(scheduler):
-        engine.gate.clear()
-        first = start(scheduler.run(scheduler.open(), Job((1, 2), 1)))
-        await until(lambda: len(engine.batches) == 1)
+        first = await at_work(engine, scheduler, Job((1, 2), 1))
         later = start(*(scheduler.run(scheduler.open(), Job((3, i), 1)) for i in range(5)))
         await until(lambda: scheduler.num_waiting == 6)
         engine.gate.set()
@@ -86,9 +94,7 @@ async def test_rounds_run_beside_the_chunks_of_a_prompt() -> None:
     engine = TableEngine(ENGINE_TABLE)
     scheduler = a_scheduler(engine)
     async with serving(scheduler):
-        engine.gate.clear()
-        prompt = start(scheduler.run(scheduler.open(), Job((0,) * 1000, 0)))
-        await until(lambda: len(engine.batches) == 1)
+        prompt = await at_work(engine, scheduler, Job((0,) * 1000, 0))
         rounds = start(*(scheduler.run(scheduler.open(), Job((1, i), 1)) for i in range(3)))
         await until(lambda: scheduler.num_waiting == 4)
         engine.gate.set()
@@ -150,9 +156,7 @@ async def test_a_failed_batch_gives_its_memory_back_before_its_jobs_are_tried_al
     gc.disable()
     try:
         async with serving(scheduler):
-            engine.gate.clear()
-            first = start(scheduler.run(scheduler.open(), Job((1,), 1)))
-            await until(lambda: len(engine.batches) == 1)
+            first = await at_work(engine, scheduler, Job((1,), 1))
             jobs = start(*(scheduler.run(scheduler.open(), Job((i,), 1)) for i in (2, 3)))
             await until(lambda: scheduler.num_waiting == 3)
             engine.gate.set()
@@ -263,9 +267,7 @@ async def test_the_room_for_an_engine_s_own_drafts_is_planned() -> None:
     text = tuple(i % 20 for i in range(BLOCK_LEN))
     judging = Judging(scheme_named("coupled"), Sampling(), 1, RoundKey(1, 0, 0), text, gamma=4)
     async with serving(scheduler):
-        engine.gate.clear()
-        first = start(scheduler.run(scheduler.open(), Job((1,), 1)))
-        await until(lambda: len(engine.batches) == 1)
+        first = await at_work(engine, scheduler, Job((1,), 1))
         later = start(
             *(scheduler.run(scheduler.open(), Job(text, 1, judging=judging)) for _ in range(4))
         )
@@ -289,9 +291,7 @@ async def test_a_chunk_smaller_than_the_drafts_takes_no_tokens() -> None:
     text = (1,) * 200
     judging = Judging(scheme_named("coupled"), Sampling(), 1, RoundKey(1, 0, 0), text, gamma=4)
     async with serving(scheduler):
-        engine.gate.clear()
-        first = start(scheduler.run(scheduler.open(), Job((1,), 1)))
-        await until(lambda: len(engine.batches) == 1)
+        first = await at_work(engine, scheduler, Job((1,), 1))
         later = start(
             scheduler.run(scheduler.open(), Job((2,), 1)),
             scheduler.run(scheduler.open(), Job((3,) * 148, 0)),
